@@ -1,0 +1,63 @@
+"""Structured logging: short constant phrases with fields, into the journal where systemd started us."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+_PRIORITY = {"critical": 2, "error": 3, "exception": 3, "warning": 4, "info": 6, "debug": 7}
+
+
+class _Journal:
+    """A structlog logger that hands each event to journald with its fields."""
+
+    def __init__(self) -> None:
+        from systemd import journal
+
+        self._send = journal.send
+
+    def msg(self, message: str, **fields: Any) -> None:
+        self._send(message, **fields)
+
+    debug = info = warning = error = critical = exception = msg
+
+
+def _journal_fields(_logger: WrappedLogger, method: str, event: EventDict) -> tuple[tuple[str], dict[str, Any]]:
+    """`event` becomes a sentence a person can read in `journalctl`; the fields go beside it as KVMIGD_NAME=value."""
+    phrase = str(event.pop("event"))
+    trace = event.pop("exception", None)
+    message_id = event.pop("message_id", None)
+    text = " ".join([phrase, *(f"{key}={value}" for key, value in event.items() if value not in ("", None))])
+    fields: dict[str, Any] = {f"KVMIGD_{key.upper()}": str(value) for key, value in event.items()}
+    fields["PRIORITY"] = str(_PRIORITY.get(method, 6))
+    fields["SYSLOG_IDENTIFIER"] = "kvmigd"
+    if message_id:
+        fields["MESSAGE_ID"] = message_id
+    return (f"{text}\n{trace}" if trace else text,), fields
+
+
+def set_up(level: str) -> None:
+    """Log to the journal if it is where our standard error goes (JOURNAL_STREAM, systemd.exec(5)), else to stderr.
+
+    `level` is debug, info, warning or error. May be called again to change the level.
+    """
+    number = getattr(logging, level.upper())
+    shared: list[structlog.typing.Processor] = [structlog.processors.format_exc_info]
+    factory: Any
+    if os.environ.get("JOURNAL_STREAM"):
+        processors = [*shared, _journal_fields]
+        factory = lambda *_: _Journal()  # noqa: E731
+    else:
+        processors = [*shared, structlog.processors.add_log_level, structlog.dev.ConsoleRenderer(colors=False)]
+        factory = structlog.PrintLoggerFactory(sys.stderr)
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=factory,
+        cache_logger_on_first_use=False,
+    )

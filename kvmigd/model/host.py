@@ -1,0 +1,140 @@
+"""A host as its peers see it, and what one host finds when it looks at one guest."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """The distribution, from os-release(5)."""
+
+    id: str = ""
+    version_id: str = ""
+    pretty_name: str = ""
+
+
+class Software(msgspec.Struct, frozen=True, kw_only=True):
+    """Versions of what migrates guests; libvirt's and QEMU's are as libvirt counts them: 1000000a + 1000b + c."""
+
+    kvmigd: str
+    kernel: str
+    release: Release
+    libvirt: int = 0
+    qemu: int = 0
+
+
+class CertificateFact(msgspec.Struct, frozen=True, kw_only=True):
+    """One certificate or key file of the host's PKI; `problem` is empty when it can be used."""
+
+    path: str
+    purpose: str
+    problem: str = ""
+    not_after: str = ""
+    """RFC 3339, UTC."""
+    names: tuple[str, ...] = ()
+
+
+class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host says of itself. Sizes are bytes."""
+
+    name: str
+    host_id: str = ""
+    """libvirt's host UUID; empty while libvirt does not answer."""
+    hypervisor_alive: bool
+    hypervisor_problem: str = ""
+    accepting: bool
+    not_accepting_reason: str = ""
+    memory_total: int = 0
+    memory_free: int = 0
+    """MemAvailable less what is promised to incoming guests and less the configured reserve."""
+    software: Software
+    addresses: tuple[str, ...] = ()
+    """What the host's own name resolves to on the host itself."""
+    certificates: tuple[CertificateFact, ...] = ()
+    stream_tls: bool = False
+    """The PKI for QEMU's migration stream is there, so streams to and from this host are encrypted."""
+
+
+class MountFact(msgspec.Struct, frozen=True, kw_only=True):
+    """A mounted file system, from /proc/self/mountinfo (proc_pid_mountinfo(5)), octal escapes undone."""
+
+    point: str
+    fs_type: str
+    source: str
+    root: str = "/"
+    options: tuple[str, ...] = ()
+    shared: bool = False
+    """libvirt takes a file system of this type for shared (virFileIsSharedFSType)."""
+
+
+class PathFact(msgspec.Struct, frozen=True, kw_only=True):
+    """A path that a guest needs, as one host sees it."""
+
+    path: str
+    exists: bool
+    problem: str = ""
+    inode: int = 0
+    size: int = 0
+    is_block: bool = False
+    mount: MountFact | None = None
+
+
+class BridgeFact(msgspec.Struct, frozen=True, kw_only=True):
+    """The bridge (or libvirt network's bridge) behind a guest's network interface, as one host sees it."""
+
+    name: str
+    exists: bool
+    is_bridge: bool = False
+    up: bool = False
+    carrier: bool = False
+    """True if a port of the bridge has a link."""
+    mtu: int = 0
+    uplinks: tuple[str, ...] = ()
+    """Ports that are not taps of guests."""
+
+
+class NetworkFact(msgspec.Struct, frozen=True, kw_only=True):
+    """A libvirt network that a guest's interface names, as one host sees it."""
+
+    name: str
+    exists: bool
+    active: bool = False
+    bridge: str = ""
+
+
+class CpuFact(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the guest's CPU can run on the host (virConnectCompareHypervisorCPU)."""
+
+    compatible: bool
+    problem: str = ""
+
+
+class NameFact(msgspec.Struct, frozen=True, kw_only=True):
+    """Who holds a guest's name or UUID on a host; empty where nobody does."""
+
+    uuid_of_name: str = ""
+    name_of_uuid: str = ""
+    uuid_is_active: bool = False
+
+
+class ResolvedName(msgspec.Struct, frozen=True, kw_only=True):
+    """What the other host's name resolves to here."""
+
+    name: str
+    addresses: tuple[str, ...] = ()
+    problem: str = ""
+
+
+class Examination(msgspec.Struct, frozen=True, kw_only=True):
+    """What one host sees when it looks at one guest that runs here or shall come here."""
+
+    facts: HostFacts
+    paths: tuple[PathFact, ...] = ()
+    bridges: tuple[BridgeFact, ...] = ()
+    networks: tuple[NetworkFact, ...] = ()
+    machine_known: bool = True
+    machine_problem: str = ""
+    cpu: CpuFact | None = None
+    """None where it was not asked (on the source)."""
+    names: NameFact = NameFact()
+    other: ResolvedName | None = None
