@@ -176,7 +176,7 @@ class Jobs:
     def moving(self, guest_uuid: str) -> Job | None:
         """The running migration of a guest, if there is one."""
         for job in self.running:
-            if job.guest_uuid == guest_uuid and job.kind in (JobKind.MIGRATE, JobKind.OBSERVED):
+            if job.guest_uuid == guest_uuid and job.kind is JobKind.MIGRATE:
                 return job
         return None
 

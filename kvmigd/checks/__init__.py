@@ -1,0 +1,1 @@
+"""Pure rules: (guest, source, destination) -> findings. No I/O; one module a subject; the catalogue joins them."""

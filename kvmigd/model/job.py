@@ -12,8 +12,6 @@ class JobKind(StrEnum):
 
     MIGRATE = "migrate"
     EVACUATE = "evacuate"
-    OBSERVED = "observed"
-    """A migration that somebody else started; it is shown, never touched."""
 
 
 class JobState(StrEnum):

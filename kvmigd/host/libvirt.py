@@ -1,0 +1,495 @@
+"""The real hypervisor: libvirt.
+
+Calls of libvirt's library block, so each runs in a thread with a deadline. Its events come from the library's own
+event loop in a thread of its own: `libvirtaio` changes asyncio's selector and timers from whatever thread a call
+runs in, which asyncio does not allow. Streams, statistics with abort, and everything else use separate connections,
+because libvirtd serves only a few requests of one connection at a time (`max_client_requests`, 5) and a migration
+holds one of them until it has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import libvirt
+import structlog
+
+from kvmigd.errors import HypervisorFailed, HypervisorUnavailable, NoSuchGuest
+from kvmigd.host.definition import guest_of, parse_xml
+from kvmigd.host.hypervisor import GuestEvent, HypervisorFacts, Stream
+from kvmigd.model.guest import Guest, GuestState, Whereabouts
+from kvmigd.model.host import CpuFact, NameFact, NetworkFact
+from kvmigd.model.job import Progress
+
+log = structlog.get_logger(__name__)
+
+QUERY_SECONDS = 10.0
+ABORT_SECONDS = 40.0
+"""abortJob on a guest whose stream cannot connect answers only after 30 s."""
+RETRY_SECONDS = 1.0
+KEEPALIVE_SECONDS, KEEPALIVE_COUNT = 5, 3
+
+_STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: GuestState.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: GuestState.BLOCKED,
+    libvirt.VIR_DOMAIN_PAUSED: GuestState.PAUSED,
+    libvirt.VIR_DOMAIN_SHUTDOWN: GuestState.SHUTDOWN,
+    libvirt.VIR_DOMAIN_SHUTOFF: GuestState.SHUTOFF,
+    libvirt.VIR_DOMAIN_CRASHED: GuestState.CRASHED,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: GuestState.SUSPENDED,
+}
+# The words of `virsh domstate --reason`, indexed by virDomainRunningReason and its like.
+_REASONS: dict[GuestState, tuple[str, ...]] = {
+    GuestState.RUNNING: (
+        *("", "booted", "migrated", "restored", "from snapshot", "unpaused", "migration canceled"),
+        *("save canceled", "event wakeup", "crashed", "post-copy", "post-copy failed"),
+    ),
+    GuestState.PAUSED: (
+        *("", "user", "migrating", "saving", "dumping", "I/O error", "watchdog", "from snapshot", "shutting down"),
+        *("creating snapshot", "crashed", "starting up", "post-copy", "post-copy failed", "api error"),
+    ),
+    GuestState.SHUTOFF: (
+        *("", "shutdown", "destroyed", "crashed", "migrated", "saved", "failed", "from snapshot", "daemon"),
+    ),
+}
+_EVENTS = {
+    libvirt.VIR_DOMAIN_EVENT_DEFINED: GuestEvent.DEFINED,
+    libvirt.VIR_DOMAIN_EVENT_UNDEFINED: GuestEvent.UNDEFINED,
+    libvirt.VIR_DOMAIN_EVENT_STARTED: GuestEvent.STARTED,
+    libvirt.VIR_DOMAIN_EVENT_SUSPENDED: GuestEvent.SUSPENDED,
+    libvirt.VIR_DOMAIN_EVENT_RESUMED: GuestEvent.RESUMED,
+    libvirt.VIR_DOMAIN_EVENT_STOPPED: GuestEvent.STOPPED,
+}
+
+T = TypeVar("T")
+_event_thread_started = threading.Event()
+
+
+def _start_event_thread() -> None:
+    """libvirt has one event implementation a process; it must be there before the first connection."""
+    if _event_thread_started.is_set():
+        return
+    _event_thread_started.set()
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)  # errors come as exceptions, not on stderr
+    libvirt.virEventRegisterDefaultImpl()
+
+    def forever() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+    threading.Thread(target=forever, name="libvirt-events", daemon=True).start()
+
+
+def _progress(stats: dict[str, Any]) -> Progress:
+    """virDomainGetJobStats' fields (libvirt-domain.h); times there are milliseconds, the dirty rate pages a second."""
+    remaining = int(stats.get("data_remaining", 0))
+    rate = int(stats.get("memory_bps", 0)) + int(stats.get("disk_bps", 0))
+    dirty = int(stats.get("memory_dirty_rate", 0)) * int(stats.get("memory_page_size", 4096))
+    net = rate - dirty
+    now = time.time_ns() // 1000
+    return Progress(
+        total=int(stats.get("data_total", 0)),
+        processed=int(stats.get("data_processed", 0)),
+        remaining=remaining,
+        rate=rate,
+        dirty_rate=dirty,
+        iteration=int(stats.get("memory_iteration", 0)),
+        elapsed_usec=int(stats.get("time_elapsed", 0)) * 1000,
+        # What is left and what is dirtied meanwhile, at the present rates.
+        expected_end_usec=now + remaining * 1_000_000 // net if net > 0 and remaining else 0,
+        pause_usec=int(stats.get("downtime", 0)) * 1000,
+    )
+
+
+class LibvirtHypervisor:
+    """libvirt on this host, kept connected. Implements host.hypervisor.Hypervisor."""
+
+    def __init__(self, uri: str, *, host_name: str) -> None:
+        self._uri = uri
+        self._host_name = host_name
+        self._loop = asyncio.get_running_loop()
+        self._queries = ThreadPoolExecutor(8, thread_name_prefix="libvirt")
+        self._control = ThreadPoolExecutor(8, thread_name_prefix="libvirt-job")
+        self._streams = ThreadPoolExecutor(32, thread_name_prefix="libvirt-stream")
+        self._main: Any = None
+        self._job: Any = None
+        self._facts: HypervisorFacts | None = None
+        self._problem = "libvirt has not been connected yet"
+        self._lost = asyncio.Event()
+        self._on_change: list[Callable[[], None]] = []
+        self._on_guest: list[Callable[[str, str, GuestEvent], None]] = []
+
+    @property
+    def alive(self) -> bool:
+        """A connection is up."""
+        return self._main is not None
+
+    @property
+    def problem(self) -> str:
+        """Why there is no connection; empty when there is one."""
+        return "" if self._main is not None else self._problem
+
+    @property
+    def facts(self) -> HypervisorFacts | None:
+        """What libvirt said when the connection came up."""
+        return self._facts
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` when the connection comes or goes."""
+        self._on_change.append(listener)
+
+    def on_guest(self, listener: Callable[[str, str, GuestEvent], None]) -> None:
+        """Call `listener(name, uuid, event)` on lifecycle events."""
+        self._on_guest.append(listener)
+
+    async def run(self) -> None:
+        """Keep the connections up: connect, wait for the loss, connect again."""
+        _start_event_thread()
+        while True:
+            self._lost.clear()
+            try:
+                main, job, facts = await self._in_thread(self._queries, self._connect, QUERY_SECONDS)
+            except (HypervisorFailed, HypervisorUnavailable) as error:
+                if self._problem != error.message:
+                    log.warning("hypervisor unavailable", uri=self._uri, problem=error.message)
+                    self._problem = error.message
+                    self._tell_change()
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            self._main, self._job, self._facts = main, job, facts
+            log.info("hypervisor connected", uri=self._uri, libvirt=facts.libvirt, qemu=facts.qemu)
+            self._tell_change()
+            try:
+                await self._lost.wait()
+            finally:
+                self._main = self._job = None
+                self._queries.submit(_close, main)
+                self._queries.submit(_close, job)
+            self._problem = "the connection to libvirt was lost"
+            log.warning("hypervisor lost", uri=self._uri)
+            self._tell_change()
+
+    def _connect(self) -> tuple[Any, Any, HypervisorFacts]:
+        main = libvirt.open(self._uri)
+        job = libvirt.open(self._uri)
+        for connection in (main, job):
+            connection.setKeepAlive(KEEPALIVE_SECONDS, KEEPALIVE_COUNT)
+            connection.registerCloseCallback(self._closed, None)
+        main.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
+        capabilities = parse_xml(main.getCapabilities())
+        return (
+            main,
+            job,
+            HypervisorFacts(
+                host_id=capabilities.findtext("host/uuid", ""),
+                hostname=main.getHostname(),
+                libvirt=main.getLibVersion(),
+                qemu=main.getVersion(),
+            ),
+        )
+
+    def _closed(self, _connection: Any, _reason: int, _opaque: Any) -> None:
+        self._loop.call_soon_threadsafe(self._lost.set)
+
+    def _lifecycle(self, _connection: Any, domain: Any, event: int, _detail: int, _opaque: Any) -> None:
+        kind = _EVENTS.get(event, GuestEvent.OTHER)
+        self._loop.call_soon_threadsafe(self._tell_guest, domain.name(), domain.UUIDString(), kind)
+
+    def _tell_change(self) -> None:
+        for listener in tuple(self._on_change):
+            listener()
+
+    def _tell_guest(self, name: str, uuid: str, event: GuestEvent) -> None:
+        for listener in tuple(self._on_guest):
+            listener(name, uuid, event)
+
+    async def _in_thread(self, pool: ThreadPoolExecutor, call: Callable[[], T], seconds: float | None) -> T:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._loop.run_in_executor(pool, call)
+        except TimeoutError as error:
+            raise HypervisorUnavailable(
+                f"libvirt on {self._host_name} has not answered for {seconds:.0f} s.", hint=_HINT
+            ) from error
+        except libvirt.libvirtError as error:
+            raise self._translated(error) from error
+
+    def _translated(self, error: libvirt.libvirtError) -> HypervisorFailed | HypervisorUnavailable:
+        number = error.get_error_code() or 0
+        text = str(error.get_error_message() or error)
+        if number in (libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_CONN) or (
+            error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE)
+        ):
+            return HypervisorUnavailable(f"libvirt on {self._host_name} does not answer: {text}.", hint=_HINT)
+        return HypervisorFailed(text, number=number)
+
+    async def _ask(self, question: Callable[[Any], T], seconds: float = QUERY_SECONDS) -> T:
+        """Ask something on the main connection."""
+        connection = self._main
+        if connection is None:
+            raise HypervisorUnavailable(f"libvirt on {self._host_name} does not answer: {self._problem}.", hint=_HINT)
+        return await self._in_thread(self._queries, lambda: question(connection), seconds)
+
+    async def _control_job(self, uuid: str, action: Callable[[Any], T], seconds: float) -> T | None:
+        """Do something with the running job of a guest; None where the guest is gone."""
+        connection = self._job
+        if connection is None:
+            raise HypervisorUnavailable(f"libvirt on {self._host_name} does not answer: {self._problem}.", hint=_HINT)
+
+        def do() -> T | None:
+            domain = _lookup(connection, uuid)
+            return None if domain is None else action(domain)
+
+        return await self._in_thread(self._control, do, seconds)
+
+    async def guests(self) -> list[Guest]:
+        """All guests, running or not; one that vanishes meanwhile is left out."""
+
+        def ask(connection: Any) -> list[Guest]:
+            found = []
+            for domain in connection.listAllDomains():
+                try:
+                    found.append(_guest(domain))
+                except libvirt.libvirtError as error:
+                    if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                        raise
+            return found
+
+        return await self._ask(ask)
+
+    async def guest(self, key: str) -> Guest:
+        """The guest of that name or UUID; a name wins over a UUID. Raises NoSuchGuest."""
+
+        def ask(connection: Any) -> Guest | None:
+            domain = _lookup(connection, key)
+            return None if domain is None else _guest(domain)
+
+        guest = await self._ask(ask)
+        if guest is None:
+            raise NoSuchGuest(
+                f"No guest {key!r} is defined on {self._host_name}.", hint="`virsh list --all` shows those that are."
+            )
+        return guest
+
+    async def whereabouts(self, uuid: str) -> Whereabouts:
+        """Where the guest stands on this host."""
+
+        def ask(connection: Any) -> Whereabouts:
+            domain = _lookup(connection, uuid)
+            if domain is None:
+                return Whereabouts(host=self._host_name, known=False)
+            try:
+                number, reason = domain.state()
+                state = _STATES.get(number, GuestState.UNKNOWN)
+                reasons = _REASONS.get(state, ())
+                return Whereabouts(
+                    host=self._host_name,
+                    known=True,
+                    state=state,
+                    reason=reasons[reason] if reason < len(reasons) else "",
+                    persistent=bool(domain.isPersistent()),
+                    job=_job_kind(domain) if state.is_active else "none",
+                )
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return Whereabouts(host=self._host_name, known=False)
+                raise
+
+        return await self._ask(ask)
+
+    async def names(self, name: str, uuid: str) -> NameFact:
+        """Who holds this name and this UUID here."""
+
+        def ask(connection: Any) -> NameFact:
+            by_name = _lookup(connection, name)
+            by_uuid = _lookup(connection, uuid)
+            return NameFact(
+                uuid_of_name=by_name.UUIDString() if by_name is not None else "",
+                name_of_uuid=by_uuid.name() if by_uuid is not None else "",
+                uuid_is_active=bool(by_uuid is not None and by_uuid.isActive()),
+            )
+
+        return await self._ask(ask)
+
+    async def machine_problem(self, guest: Guest) -> str:
+        """Why emulator, machine type and domain type cannot be had here, in libvirt's words; empty if they can."""
+        try:
+            await self._ask(
+                lambda connection: connection.getDomainCapabilities(
+                    guest.emulator or None, guest.arch, guest.machine, guest.domain_type, 0
+                )
+            )
+        except HypervisorFailed as error:
+            return error.message
+        return ""
+
+    async def compare_cpu(self, guest: Guest) -> CpuFact:
+        """Ask libvirt whether the guest's CPU can run here; the answer names the features that are missing."""
+        if not guest.cpu_xml:
+            return CpuFact(compatible=True)
+        flags = libvirt.VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE
+        try:
+            await self._ask(
+                lambda connection: connection.compareHypervisorCPU(
+                    guest.emulator or None, guest.arch, guest.machine, guest.domain_type, guest.cpu_xml, flags
+                )
+            )
+        except HypervisorFailed as error:
+            return CpuFact(compatible=False, problem=error.message)
+        return CpuFact(compatible=True)
+
+    async def network(self, name: str) -> NetworkFact:
+        """The libvirt network of that name."""
+
+        def ask(connection: Any) -> NetworkFact:
+            try:
+                network = connection.networkLookupByName(name)
+                bridge = parse_xml(network.XMLDesc()).find("bridge")
+                return NetworkFact(
+                    name=name,
+                    exists=True,
+                    active=bool(network.isActive()),
+                    bridge=bridge.get("name", "") if bridge is not None else "",
+                )
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
+                    return NetworkFact(name=name, exists=False)
+                raise
+
+        return await self._ask(ask)
+
+    async def migrate(self, uuid: str, stream: Stream) -> None:
+        """Migrate live and peer-to-peer; blocks a thread and a connection of its own until libvirt is done."""
+        flags = (
+            libvirt.VIR_MIGRATE_LIVE
+            | libvirt.VIR_MIGRATE_PEER2PEER
+            | libvirt.VIR_MIGRATE_PERSIST_DEST
+            | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+        )
+        parameters: dict[str, Any] = {libvirt.VIR_MIGRATE_PARAM_URI: stream.stream_uri}
+        if stream.tls:
+            flags |= libvirt.VIR_MIGRATE_TLS
+            if stream.tls_name:
+                parameters[libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION] = stream.tls_name
+        if stream.bandwidth:
+            parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = max(1, stream.bandwidth >> 20)  # libvirt counts in MiB/s
+
+        def do() -> None:
+            connection = libvirt.open(self._uri)
+            try:
+                connection.setKeepAlive(KEEPALIVE_SECONDS, KEEPALIVE_COUNT)
+                connection.lookupByUUIDString(uuid).migrateToURI3(stream.libvirt_uri, parameters, flags)
+            finally:
+                _close(connection)
+
+        await self._in_thread(self._streams, do, None)
+
+    async def progress(self, uuid: str) -> Progress | None:
+        """Statistics of the guest's running migration."""
+
+        def ask(domain: Any) -> Progress | None:
+            stats = domain.jobStats()
+            return None if stats.get("type", 0) == libvirt.VIR_DOMAIN_JOB_NONE else _progress(stats)
+
+        return await self._control_job(uuid, ask, QUERY_SECONDS)
+
+    async def completed(self, uuid: str) -> Progress | None:
+        """Statistics of the guest's last completed migration, with the real pause; asked on the destination."""
+
+        def ask(domain: Any) -> Progress | None:
+            stats = domain.jobStats(
+                libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED | libvirt.VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED
+            )
+            return None if stats.get("type", 0) == libvirt.VIR_DOMAIN_JOB_NONE else _progress(stats)
+
+        return await self._control_job(uuid, ask, QUERY_SECONDS)
+
+    async def abort(self, uuid: str) -> None:
+        """Abort the guest's running job; a job that has ended meanwhile is no error."""
+
+        def do(domain: Any) -> None:
+            try:
+                domain.abortJob()
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+                    raise
+
+        await self._control_job(uuid, do, ABORT_SECONDS)
+
+    async def set_autostart(self, uuid: str, *, on: bool) -> None:
+        """Start the guest with the host, or not."""
+        await self._ask(lambda connection: connection.lookupByUUIDString(uuid).setAutostart(int(on)))
+
+    async def remove_remainder(self, uuid: str) -> None:
+        """Destroy and undefine what is left here of a guest that runs elsewhere; its NVRAM and TPM state stay."""
+
+        def do(connection: Any) -> None:
+            domain = _lookup(connection, uuid)
+            if domain is None:
+                return
+            if domain.isActive():
+                domain.destroy()
+            domain = _lookup(connection, uuid)  # a transient guest is gone with its process
+            if domain is not None and domain.isPersistent():
+                domain.undefineFlags(
+                    libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
+                    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+                    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+                    | getattr(libvirt, "VIR_DOMAIN_UNDEFINE_KEEP_TPM", 0)
+                )
+
+        await self._ask(do, ABORT_SECONDS)
+
+
+_HINT = "`systemctl status libvirtd virtqemud` shows why."
+
+
+def _close(connection: Any) -> None:
+    try:
+        connection.close()
+    except libvirt.libvirtError as error:
+        log.debug("connection not closed", error=str(error))
+
+
+def _lookup(connection: Any, key: str) -> Any:
+    """The domain of that name or UUID, None if there is none."""
+    for find in (connection.lookupByName, connection.lookupByUUIDString):
+        try:
+            return find(key)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG):
+                raise
+    return None
+
+
+def _guest(domain: Any) -> Guest:
+    number, _reason = domain.state()
+    state = _STATES.get(number, GuestState.UNKNOWN)
+    return guest_of(
+        domain.XMLDesc(),
+        state=state,
+        persistent=bool(domain.isPersistent()),
+        autostart=bool(domain.autostart()) if domain.isPersistent() else False,
+        migratable_xml=domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE),
+    )
+
+
+def _job_kind(domain: Any) -> str:
+    try:
+        stats = domain.jobStats()
+    except libvirt.libvirtError as error:
+        # "migration statistics are available only on the source host"
+        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:
+            return "incoming"
+        raise
+    if stats.get("type", 0) == libvirt.VIR_DOMAIN_JOB_NONE:
+        return "none"
+    operation = stats.get("operation", 0)
+    if operation == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT:
+        return "outgoing"
+    return "incoming" if operation == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN else "other"

@@ -1,0 +1,213 @@
+"""This host: what it says of itself to its peers, and what it sees when it looks at a guest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from kvmigd import __version__
+from kvmigd.config import Config
+from kvmigd.errors import HypervisorFailed, HypervisorUnavailable
+from kvmigd.host import links, mounts, paths, system
+from kvmigd.host.hypervisor import Hypervisor
+from kvmigd.model.guest import Guest, Whereabouts
+from kvmigd.model.host import (
+    BridgeFact,
+    CertificateFact,
+    CpuFact,
+    Examination,
+    HostFacts,
+    NameFact,
+    NetworkFact,
+    Software,
+)
+from kvmigd.model.job import Progress
+
+log = structlog.get_logger(__name__)
+
+REFRESH_SECONDS = 10.0
+"""How often the memory that peers see is brought up to date; the kernel has no event for it."""
+GRANULE = 16 << 20
+"""Peers see free memory in steps of this many bytes, so that noise is no change."""
+
+
+class Host:
+    """The host as a whole. Its facts are replaced as one when anything in them changes."""
+
+    def __init__(
+        self,
+        config: Config,
+        hypervisor: Hypervisor,
+        *,
+        certificates: Callable[[Config], tuple[CertificateFact, ...]],
+        promised: Callable[[], int],
+        proc: Path = Path("/proc"),
+        net: Path = links.NET,
+    ) -> None:
+        self.config = config
+        self.hypervisor = hypervisor
+        self.draining = False
+        self.maintenance = False
+        self._certificates = certificates
+        self._promised = promised
+        self._proc = proc
+        self._net = net
+        self._stamp: tuple[int, ...] = ()
+        self._certificate_facts: tuple[CertificateFact, ...] = ()
+        self._software = Software(kvmigd=__version__, kernel=system.kernel(), release=system.release())
+        self._listeners: list[Callable[[HostFacts], None]] = []
+        self._facts = self._gather()
+        hypervisor.on_change(self.refresh)
+
+    @property
+    def facts(self) -> HostFacts:
+        """The facts as peers have them."""
+        return self._facts
+
+    def on_facts(self, listener: Callable[[HostFacts], None]) -> None:
+        """Call `listener(facts)` when they have changed."""
+        self._listeners.append(listener)
+
+    async def run(self) -> None:
+        """Keep the free memory up to date."""
+        while True:
+            self.refresh()
+            await asyncio.sleep(REFRESH_SECONDS)
+
+    def refresh(self) -> None:
+        """Gather the facts anew and tell, if any has changed."""
+        facts = self._gather()
+        if facts != self._facts:
+            self._facts = facts
+            for listener in tuple(self._listeners):
+                listener(facts)
+
+    @property
+    def state(self) -> str:
+        """ready, maintenance, draining or no-hypervisor."""
+        if self.draining:
+            return "draining"
+        if self.maintenance:
+            return "maintenance"
+        return "ready" if self.hypervisor.alive else "no-hypervisor"
+
+    def not_accepting(self) -> str:
+        """Why no guest may come here; empty if they may."""
+        if self.draining:
+            return f"{self.config.name} is going down"
+        if self.maintenance:
+            return f"{self.config.name} is in maintenance (`kvmigctl maintenance off` there ends it)"
+        if not self.hypervisor.alive:
+            return f"libvirt on {self.config.name} does not answer: {self.hypervisor.problem}"
+        return ""
+
+    def memory_free(self) -> int:
+        """Bytes that an incoming guest could have, now."""
+        _total, available = system.memory(self._proc / "meminfo")
+        return max(0, available - self.config.migration.memory_reserve - self._promised())
+
+    def _gather(self) -> HostFacts:
+        total, _available = system.memory(self._proc / "meminfo")
+        known = self.hypervisor.facts
+        reason = self.not_accepting()
+        if known is not None:
+            self._software = msgspec.structs.replace(self._software, libvirt=known.libvirt, qemu=known.qemu)
+        certificates = self._read_certificates()
+        return HostFacts(
+            name=self.config.name,
+            host_id=known.host_id if known else "",
+            hypervisor_alive=self.hypervisor.alive,
+            hypervisor_problem=self.hypervisor.problem,
+            accepting=not reason,
+            not_accepting_reason=reason,
+            memory_total=total,
+            memory_free=self.memory_free() // GRANULE * GRANULE,
+            software=self._software,
+            addresses=self._facts.addresses if hasattr(self, "_facts") else (),
+            certificates=certificates,
+            stream_tls=self.config.migration.tls
+            and any(fact.purpose.startswith("qemu") for fact in certificates)
+            and not any(fact.problem for fact in certificates if fact.purpose.startswith("qemu")),
+        )
+
+    def _read_certificates(self) -> tuple[CertificateFact, ...]:
+        """Certificates are judged again only when one of their files has changed."""
+        pki = self.config.pki
+        files = (pki.ca, pki.server_certificate, pki.server_key, pki.client_certificate, pki.client_key)
+        stamp = tuple(_stamp(path) for path in (*files, *sorted(pki.qemu.glob("*.pem"))))
+        if stamp != self._stamp or not self._certificate_facts:
+            self._certificate_facts = self._certificates(self.config)
+            self._stamp = stamp
+        return self._certificate_facts
+
+    async def examine(self, guest: Guest, other: str) -> Examination:
+        """Everything that the checks ask about `guest` on this host, from the place of a host that is to run it.
+
+        `other` is the name of the host at the other end. Parts that cannot be had are told as what they are;
+        raises HypervisorUnavailable only from libvirt's own deadline being passed in the middle.
+        """
+        own = await system.resolve(self.hypervisor.facts.hostname if self.hypervisor.facts else self.config.name)
+        self._facts = msgspec.structs.replace(self._facts, addresses=own.addresses)
+        self.refresh()
+        wanted = tuple(path for disk in guest.local_disks for path in disk.paths) + guest.files
+        table = mounts.read(self._proc / "self/mountinfo")
+        looked, resolved, (machine, cpu, names, networks) = await asyncio.gather(
+            paths.look(wanted, mounts=table), system.resolve(other), self._ask_hypervisor(guest)
+        )
+        return Examination(
+            facts=self._facts,
+            paths=tuple(looked),
+            bridges=self._bridges(guest, networks),
+            networks=networks,
+            machine_known=not machine,
+            machine_problem=machine,
+            cpu=cpu,
+            names=names,
+            other=resolved,
+        )
+
+    async def _ask_hypervisor(self, guest: Guest) -> tuple[str, CpuFact | None, NameFact, tuple[NetworkFact, ...]]:
+        if not self.hypervisor.alive:
+            return "", None, NameFact(), ()
+        wanted = dict.fromkeys(nic.source for nic in guest.nics if nic.kind == "network")
+        try:
+            (machine, cpu, names), networks = await asyncio.gather(
+                asyncio.gather(
+                    self.hypervisor.machine_problem(guest),
+                    self.hypervisor.compare_cpu(guest),
+                    self.hypervisor.names(guest.name, guest.uuid),
+                ),
+                asyncio.gather(*(self.hypervisor.network(name) for name in wanted)),
+            )
+        except (HypervisorUnavailable, HypervisorFailed) as error:
+            log.warning("examination incomplete", guest=guest.name, error=error.message)
+            self.refresh()
+            raise
+        return machine, cpu, names, tuple(networks)
+
+    def _bridges(self, guest: Guest, networks: tuple[NetworkFact, ...]) -> tuple[BridgeFact, ...]:
+        names = [nic.source for nic in guest.nics if nic.kind == "bridge"]
+        names += [network.bridge for network in networks if network.bridge]
+        return tuple(links.bridge(name, net=self._net) for name in dict.fromkeys(names))
+
+    async def whereabouts(self, uuid: str) -> Whereabouts:
+        """Where a guest stands here, asked of libvirt now."""
+        return await self.hypervisor.whereabouts(uuid)
+
+    async def settle_arrived(self, uuid: str, *, autostart: bool) -> Progress | None:
+        """A guest has come to stay: what libvirt does not carry along is done here. Returns the stream's statistics."""
+        if autostart:
+            await self.hypervisor.set_autostart(uuid, on=True)
+        self.refresh()
+        return await self.hypervisor.completed(uuid)
+
+
+def _stamp(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
