@@ -1,0 +1,267 @@
+"""Calls to one peer: what its server can be asked, each with a deadline and each repeatable."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from types import TracebackType
+from typing import Literal, Self, TypeVar
+
+import aiohttp
+import msgspec
+
+from kvmigd import __version__
+from kvmigd.config import Peer
+from kvmigd.errors import (
+    AdmissionBusy,
+    AdmissionRefused,
+    CertificateInvalid,
+    InvalidArguments,
+    NoLease,
+    PeerFailed,
+    ProtocolMismatch,
+)
+from kvmigd.model.guest import Guest, Whereabouts
+from kvmigd.model.host import Examination
+from kvmigd.peer import wire
+from kvmigd.peer.identity import Credentials, diagnose, own_problem, translate, unreachable
+from kvmigd.peer.proof import CONNECT_SECONDS, connect_and_read
+
+CALL_SECONDS = 10.0
+EXAMINE_SECONDS = 30.0
+CLAIM_LIMIT = 256
+
+Reply = TypeVar("Reply")
+
+
+class PeerClient:
+    """Raises PeerUnreachable, PeerNotTrusted, ProtocolMismatch, PeerFailed, CertificateInvalid for this host's own
+    files, or the error that the peer's daemon answered with.
+    """
+
+    def __init__(
+        self,
+        peer: Peer,
+        credentials: Credentials,
+        *,
+        protocols: tuple[int, ...] = wire.PROTOCOLS,
+        call_seconds: float = CALL_SECONDS,
+    ) -> None:
+        self.peer = peer
+        self._credentials = credentials
+        self._protocols = protocols
+        self._call_seconds = call_seconds
+        self._protocol = 0
+        self._round_trip = 0.0
+        self._session: aiohttp.ClientSession | None = None
+        self._claims: dict[str, wire.Claim] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections; a later call opens new ones."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    @property
+    def name(self) -> str:
+        """The peer's configured name."""
+        return self.peer.name
+
+    # One request
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                # The server keeps idle connections longer than this, so the client is the one that ends them.
+                connector=aiohttp.TCPConnector(limit=16, keepalive_timeout=60.0),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,  # nobody compresses, and a small answer shall stay small
+                read_bufsize=wire.LINE_LIMIT,
+            )
+        return self._session
+
+    def _tls(self) -> ssl.SSLContext:
+        try:
+            return self._credentials.get("client")
+        except CertificateInvalid as error:
+            raise own_problem(error) from error
+
+    def _url(self, path: str) -> str:
+        host = f"[{self.peer.host}]" if ":" in self.peer.host else self.peer.host
+        return f"https://{host}:{self.peer.port}{path}"
+
+    async def _request(self, method: str, path: str, *, body: bytes = b"", seconds: float = 0.0) -> bytes:
+        seconds = seconds or self._call_seconds
+        tls = self._tls()
+        try:
+            async with asyncio.timeout(seconds):
+                try:
+                    return await self._exchange(method, path, body, tls)
+                except aiohttp.ClientConnectorError:
+                    raise
+                except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                    # A kept connection may have been ended meanwhile, and every call can be repeated.
+                    return await self._exchange(method, path, body, tls)
+        except TimeoutError:
+            raise unreachable(self.peer, f"no answer within {seconds:g} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            known = translate(error, self.peer)
+            if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError):
+                known = await diagnose(self.peer, tls) or known
+            raise known from error
+
+    async def _exchange(self, method: str, path: str, body: bytes, tls: ssl.SSLContext) -> bytes:
+        async with self._open_session().request(
+            method,
+            self._url(path),
+            data=body or None,
+            headers={"Content-Type": "application/json"} if body else None,
+            ssl=tls,
+            server_hostname=self.name,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0),
+        ) as response:
+            return await self._answer(response)
+
+    async def _answer(self, response: aiohttp.ClientResponse) -> bytes:
+        """The body of an answer; raises the error in it."""
+        parts, size = [], 0
+        async for part in response.content.iter_any():
+            parts.append(part)
+            size += len(part)
+            if size > wire.BODY_LIMIT:
+                raise PeerFailed(f"Peer {self.name} sends an answer that is larger than {wire.BODY_LIMIT} bytes.")
+        body = b"".join(parts)
+        if response.status != 200:
+            error = wire.decode_error(body, peer=self.name, status=response.status)
+            if isinstance(error, ProtocolMismatch):  # it was agreed; the peer has been replaced meanwhile
+                self._protocol = 0
+            raise error
+        return body
+
+    def _decode(self, body: bytes, shape: type[Reply]) -> Reply:
+        try:
+            return wire.decode(body, shape)
+        except InvalidArguments as error:
+            raise PeerFailed(f"Peer {self.name} answered with something else than expected: {error.message}") from error
+
+    async def _call(
+        self,
+        path: str,
+        message: msgspec.Struct | None,
+        *,
+        shape: type[Reply],
+        method: str = "POST",
+        seconds: float = 0.0,
+    ) -> Reply:
+        if not self._protocol:
+            await self.version()
+        body = wire.encode(message) if message is not None else b""
+        return self._decode(await self._request(method, f"/v{self._protocol}{path}", body=body, seconds=seconds), shape)
+
+    # What can be asked
+
+    async def version(self) -> wire.Version:
+        """Agree on a protocol; also measures the round trip, if the connection stands already."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        version = self._decode(await self._request("GET", "/version"), wire.Version)
+        self._round_trip = loop.time() - started
+        common = set(version.protocols) & set(self._protocols)
+        if not common:
+            self._protocol = 0
+            raise ProtocolMismatch(
+                f"Peer {self.name} runs kvmigd {version.version} with protocol {_spoken(version.protocols)}; "
+                f"this host runs kvmigd {__version__} with protocol {_spoken(self._protocols)}.",
+                hint="Install the same release of kvmigd on both hosts.",
+            )
+        self._protocol = max(common)
+        return version
+
+    async def examine(self, guest: Guest) -> Examination:
+        """What the peer sees when it looks at a guest that shall come to it."""
+        return await self._call(
+            "/examine", wire.ExamineRequest(guest=guest), shape=Examination, seconds=EXAMINE_SECONDS
+        )
+
+    async def admit(self, job: str, guest: Guest, *, memory: int) -> wire.Granted:
+        """Reserve memory (bytes) and a port; raises AdmissionBusy and AdmissionRefused."""
+        request = wire.AdmissionRequest(job=job, guest=guest, memory=memory)
+        answer: wire.AdmissionAnswer = await self._call(
+            "/admission",
+            request,
+            shape=wire.AdmissionAnswer,  # type: ignore[arg-type]  # a union is no type to mypy
+        )
+        match answer:
+            case wire.Busy():
+                raise AdmissionBusy(f"{self.name} is busy: {answer.reason}", retry_after=answer.retry_after)
+            case wire.Refused():
+                raise AdmissionRefused(
+                    f"{self.name} does not admit {guest.name}: {answer.reason}",
+                    hint=answer.hint,
+                    findings=answer.findings,
+                )
+        if len(self._claims) >= CLAIM_LIMIT:
+            self._claims.pop(next(iter(self._claims)))
+        self._claims[job] = wire.Claim(uuid=guest.uuid, guest=guest.name, memory=memory, port=answer.port)
+        return answer
+
+    async def renew(self, job: str) -> wire.Granted:
+        """Prolong the lease; raises NoLease if it has run out and what it held has been given away."""
+        return await self._call(
+            f"/admission/{job}/renew", wire.RenewRequest(claim=self._claims.get(job)), shape=wire.Granted
+        )
+
+    async def release(self, job: str) -> None:
+        """End the lease of a job that came to nothing."""
+        await self._call(f"/admission/{job}", None, shape=wire.Done, method="DELETE")
+        self._claims.pop(job, None)
+
+    async def proof(self, job: str | None = None) -> wire.ProofOffer:
+        """Have the peer listen on the job's port or, without a job, on the one it would give next."""
+        return await self._call("/proof", wire.ProofRequest(job=job), shape=wire.ProofOffer)
+
+    async def close_proof(self, token: str) -> wire.ProofEnd:
+        """End a proof; when this returns, the port can be bound by QEMU."""
+        return await self._call(f"/proof/{token}/close", None, shape=wire.ProofEnd)
+
+    async def prove(self, job: str | None = None, *, timeout: float = CONNECT_SECONDS) -> wire.ProofOffer:
+        """Prove that the peer's migration port can be reached; raises ProofFailed if it cannot."""
+        offer = await self.proof(job)
+        try:
+            await connect_and_read(offer.address, offer.port, offer.nonce, timeout=timeout)
+        finally:
+            await self.close_proof(offer.token)
+        return offer
+
+    async def whereabouts(self, uuid: str) -> Whereabouts:
+        """Where the guest stands on the peer; its libvirt is asked now."""
+        return await self._call("/whereabouts", wire.WhereaboutsRequest(uuid=uuid), shape=Whereabouts)
+
+    async def settle(
+        self, job: str, uuid: str, *, outcome: Literal["arrived", "stayed"], autostart: bool
+    ) -> Whereabouts:
+        """End the job on the peer, and hear where the guest stands there."""
+        request = wire.SettleRequest(job=job, uuid=uuid, outcome=outcome, autostart=autostart)
+        try:
+            told = await self._call("/settle", request, shape=Whereabouts)
+        except NoLease:
+            if job not in self._claims:
+                raise
+            # The peer's daemon was restarted since the last renewal: it can take the lease up again and settle it.
+            await self.renew(job)
+            told = await self._call("/settle", request, shape=Whereabouts)
+        self._claims.pop(job, None)
+        return told
+
+
+def _spoken(protocols: tuple[int, ...]) -> str:
+    return " and ".join(map(str, protocols)) or "none"

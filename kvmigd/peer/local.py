@@ -1,0 +1,35 @@
+"""What the peer server needs of this host; the daemon implements it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from kvmigd.model.guest import Guest, Whereabouts
+from kvmigd.model.host import Examination, HostFacts
+
+
+class LocalHost(Protocol):
+    """This host, as the server tells peers about it. Calls may raise the errors of kvmigd.errors."""
+
+    @property
+    def facts(self) -> HostFacts:
+        """What the host says of itself now."""
+
+    def on_facts(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever `facts` may have changed."""
+
+    async def examine(self, guest: Guest, other: str) -> Examination:
+        """Look at a guest that runs on the peer called `other` and may come here."""
+
+    async def whereabouts(self, uuid: str) -> Whereabouts:
+        """Where the guest stands on this host, asked of libvirt now."""
+
+    async def settle_arrived(self, uuid: str, *, autostart: bool) -> None:
+        """The guest has arrived for good; start it with the host or not. May be called again."""
+
+    def accepting(self) -> str:
+        """Why the host takes no guests; empty if it does."""
+
+    def memory_free(self) -> int:
+        """MemAvailable less the configured reserve, bytes. What the desk has promised is not taken off."""
