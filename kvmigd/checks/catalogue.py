@@ -18,7 +18,7 @@ RULES: tuple[Rule, ...] = (
     storage.storage_mount,
     storage.storage_shared,
     network.network_bridge,
-    network.port_open,
+    network.port_reachable,
     machine.machine_type,
     machine.cpu_model,
     guest.guest_memory,

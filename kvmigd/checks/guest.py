@@ -41,7 +41,7 @@ def guest_place(case: Case) -> Iterator[Finding]:
     if names.uuid_is_active or (names.name_of_uuid and names.name_of_uuid != guest.name):
         yield blocks(
             "guest.uuid",
-            f"A guest with the UUID of {guest.name} {'runs' if names.uuid_is_active else 'is defined'} on {case.there}.",
+            f"A guest with {guest.name}'s UUID {'runs' if names.uuid_is_active else 'is defined'} on {case.there}.",
             host=case.there,
             subject=guest.uuid,
             expected="no other guest with that UUID",

@@ -19,7 +19,7 @@ def machine_type(case: Case) -> Iterator[Finding]:
             subject=guest.machine,
             expected=f"{guest.machine} ({guest.arch}, {guest.domain_type}) by {guest.emulator}",
             found=case.destination.machine_problem,
-            remedy=f"Update QEMU on {case.there}; `virsh domcapabilities --machine {guest.machine}` there shows the rest",
+            remedy=f"Update QEMU on {case.there}; `virsh capabilities` there lists its machine types",
             basis=Basis.PROVED,
         )
 

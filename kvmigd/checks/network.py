@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kvmigd.checks.case import Case, blocks, warns
+from kvmigd.checks.case import Case, PortProof, blocks, warns
 from kvmigd.model.finding import Basis, Finding
 from kvmigd.model.host import BridgeFact
 
@@ -96,19 +96,24 @@ def _bridge(case: Case, fact: BridgeFact | None, mine: BridgeFact | None, name: 
         )
 
 
-def port_open(case: Case) -> Iterator[Finding]:
+def port_reachable(case: Case) -> Iterator[Finding]:
     """The port that the migration will use can be reached: a real connection was made to it."""
-    port = case.port
-    if port is not None and port.problem:
+    if case.port is not None:
+        yield from port_open(case.port, here=case.here, there=case.there)
+
+
+def port_open(proof: PortProof, *, here: str, there: str) -> Iterator[Finding]:
+    """What a proof of the port says; the migration itself proves the port that it was given with the same words."""
+    if proof.problem:
         yield blocks(
             "port.open",
-            f"Port {port.port} of {case.there} cannot be reached from {case.here}: {port.text}.",
-            host=case.there,
-            subject=f"{port.address}:{port.port}/tcp",
+            f"Port {proof.port} of {there} cannot be reached from {here}: {proof.text}.",
+            host=there,
+            subject=f"{proof.address}:{proof.port}/tcp",
             expected="a connection to the port that the migration will use",
-            found=port.problem,
-            remedy=f"On {case.there}, with firewalld: firewall-cmd --permanent --add-port=49152-49215/tcp && "
+            found=proof.problem,
+            remedy=f"On {there}, with firewalld: firewall-cmd --permanent --add-port=49152-49215/tcp && "
             "firewall-cmd --reload; with nftables: accept tcp dport 49152-49215 from "
-            f"{case.here} in /etc/nftables.conf and `systemctl reload nftables`",
+            f"{here} in /etc/nftables.conf and `systemctl reload nftables`",
             basis=Basis.PROVED,
         )

@@ -59,7 +59,7 @@ class Host:
         self._stamp: tuple[int, ...] = ()
         self._certificate_facts: tuple[CertificateFact, ...] = ()
         self._software = Software(kvmigd=__version__, kernel=system.kernel(), release=system.release())
-        self._listeners: list[Callable[[HostFacts], None]] = []
+        self._listeners: list[Callable[[], None]] = []
         self._facts = self._gather()
         hypervisor.on_change(self.refresh)
 
@@ -68,8 +68,8 @@ class Host:
         """The facts as peers have them."""
         return self._facts
 
-    def on_facts(self, listener: Callable[[HostFacts], None]) -> None:
-        """Call `listener(facts)` when they have changed."""
+    def on_facts(self, listener: Callable[[], None]) -> None:
+        """Call `listener` when the facts have changed."""
         self._listeners.append(listener)
 
     async def run(self) -> None:
@@ -84,7 +84,7 @@ class Host:
         if facts != self._facts:
             self._facts = facts
             for listener in tuple(self._listeners):
-                listener(facts)
+                listener()
 
     @property
     def state(self) -> str:
@@ -95,7 +95,7 @@ class Host:
             return "maintenance"
         return "ready" if self.hypervisor.alive else "no-hypervisor"
 
-    def not_accepting(self) -> str:
+    def accepting(self) -> str:
         """Why no guest may come here; empty if they may."""
         if self.draining:
             return f"{self.config.name} is going down"
@@ -106,14 +106,14 @@ class Host:
         return ""
 
     def memory_free(self) -> int:
-        """Bytes that an incoming guest could have, now."""
+        """MemAvailable less the configured reserve, bytes. What is promised to incoming guests is not taken off."""
         _total, available = system.memory(self._proc / "meminfo")
-        return max(0, available - self.config.migration.memory_reserve - self._promised())
+        return max(0, available - self.config.migration.memory_reserve)
 
     def _gather(self) -> HostFacts:
         total, _available = system.memory(self._proc / "meminfo")
         known = self.hypervisor.facts
-        reason = self.not_accepting()
+        reason = self.accepting()
         if known is not None:
             self._software = msgspec.structs.replace(self._software, libvirt=known.libvirt, qemu=known.qemu)
         certificates = self._read_certificates()
@@ -125,7 +125,7 @@ class Host:
             accepting=not reason,
             not_accepting_reason=reason,
             memory_total=total,
-            memory_free=self.memory_free() // GRANULE * GRANULE,
+            memory_free=max(0, self.memory_free() - self._promised()) // GRANULE * GRANULE,
             software=self._software,
             addresses=self._facts.addresses if hasattr(self, "_facts") else (),
             certificates=certificates,
