@@ -49,9 +49,7 @@ def certificates(case: Case) -> Iterator[Finding]:
     """Certificates and keys of both hosts can be used by libvirt, QEMU and kvmigd."""
     for side in (case.source, case.destination):
         for fact in side.facts.certificates:
-            optional = fact.purpose.startswith("qemu") and not (
-                case.source.facts.stream_tls or case.destination.facts.stream_tls
-            )
+            optional = fact.is_for_stream and not (case.source.facts.stream_tls or case.destination.facts.stream_tls)
             if fact.problem and not optional:
                 yield blocks(
                     "tls.material",

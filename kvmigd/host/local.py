@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +76,7 @@ class Host:
     async def run(self) -> None:
         """Keep the free memory up to date."""
         while True:
+            await self._look_at_certificates()
             self.refresh()
             await asyncio.sleep(REFRESH_SECONDS)
 
@@ -116,7 +118,6 @@ class Host:
         reason = self.accepting()
         if known is not None:
             self._software = msgspec.structs.replace(self._software, libvirt=known.libvirt, qemu=known.qemu)
-        certificates = self._read_certificates()
         return HostFacts(
             name=self.config.name,
             host_id=known.host_id if known else "",
@@ -128,21 +129,23 @@ class Host:
             memory_free=max(0, self.memory_free() - self._promised()) // GRANULE * GRANULE,
             software=self._software,
             addresses=self._facts.addresses if hasattr(self, "_facts") else (),
-            certificates=certificates,
-            stream_tls=self.config.migration.tls
-            and any(fact.purpose.startswith("qemu") for fact in certificates)
-            and not any(fact.problem for fact in certificates if fact.purpose.startswith("qemu")),
+            certificates=self._certificate_facts,
+            stream_tls=self.config.migration.tls and self._stream_tls(),
         )
 
-    def _read_certificates(self) -> tuple[CertificateFact, ...]:
-        """Certificates are judged again only when one of their files has changed."""
+    def _stream_tls(self) -> bool:
+        facts = [fact for fact in self._certificate_facts if fact.is_for_stream]
+        return bool(facts) and not any(fact.problem for fact in facts)
+
+    async def _look_at_certificates(self) -> None:
+        """Judge the certificates again when one of their files has changed, and once an hour for their dates."""
         pki = self.config.pki
         files = (pki.ca, pki.server_certificate, pki.server_key, pki.client_certificate, pki.client_key)
-        stamp = tuple(_stamp(path) for path in (*files, *sorted(pki.qemu.glob("*.pem"))))
-        if stamp != self._stamp or not self._certificate_facts:
-            self._certificate_facts = self._certificates(self.config)
+        hour = int(time.monotonic() // 3600)
+        stamp = (hour, *(_stamp(path) for path in (*files, *sorted(pki.qemu.glob("*.pem")))))
+        if stamp != self._stamp:
+            self._certificate_facts = await asyncio.to_thread(self._certificates, self.config)
             self._stamp = stamp
-        return self._certificate_facts
 
     async def examine(self, guest: Guest, other: str) -> Examination:
         """Everything that the checks ask about `guest` on this host, from the place of a host that is to run it.
@@ -150,7 +153,10 @@ class Host:
         `other` is the name of the host at the other end. Parts that cannot be had are told as what they are;
         raises HypervisorUnavailable only from libvirt's own deadline being passed in the middle.
         """
-        own = await system.resolve(self.hypervisor.facts.hostname if self.hypervisor.facts else self.config.name)
+        own, _ = await asyncio.gather(
+            system.resolve(self.hypervisor.facts.hostname if self.hypervisor.facts else self.config.name),
+            self._look_at_certificates(),
+        )
         self._facts = msgspec.structs.replace(self._facts, addresses=own.addresses)
         self.refresh()
         wanted = tuple(path for disk in guest.local_disks for path in disk.paths) + guest.files

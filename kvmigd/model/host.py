@@ -33,6 +33,11 @@ class CertificateFact(msgspec.Struct, frozen=True, kw_only=True):
     """RFC 3339, UTC."""
     names: tuple[str, ...] = ()
 
+    @property
+    def is_for_stream(self) -> bool:
+        """QEMU's, for the migration stream; without it guests can still move, unencrypted."""
+        return self.purpose.startswith("migration stream")
+
 
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What a host says of itself. Sizes are bytes."""

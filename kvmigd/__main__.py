@@ -1,0 +1,5 @@
+"""`python -m kvmigd` runs the daemon."""
+
+from kvmigd.daemon import main
+
+main()
