@@ -38,9 +38,11 @@ async def look(
             async with asyncio.timeout(seconds):
                 output, errors = await process.communicate()
         except TimeoutError:
-            # It may be unkillable in the kernel; nobody waits for it.
-            with contextlib.suppress(ProcessLookupError):
+            # In the kernel it may be unkillable, so it is not waited for for long.
+            with contextlib.suppress(ProcessLookupError, TimeoutError):
                 process.kill()
+                async with asyncio.timeout(0.5):
+                    await process.wait()
             problem = f"did not answer for {seconds:.0f} s"
         else:
             for record in output.split(b"\0"):

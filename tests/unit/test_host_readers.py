@@ -1,0 +1,140 @@
+"""Readers of /proc, /sys and /etc, on trees made for the purpose."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvmigd.host import links, mounts, paths, system
+from kvmigd.model.host import MountFact
+
+MOUNTINFO = r"""
+22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
+40 22 0:36 / /srv/vm rw,relatime shared:20 - fuse.glusterfs store:/vm rw,user_id=0
+41 22 0:37 /export/a\040b /srv/with\040space rw - nfs4 nas:/export/a\040b rw,vers=4.2
+42 40 0:38 / /srv/vm/deep rw - tmpfs tmpfs rw
+43 22 0:39 / /srv/vm rw - ext4 /dev/vdb rw
+garbage
+"""
+
+
+def test_mounts_are_read_with_escapes_undone() -> None:
+    table = mounts.parse(MOUNTINFO)
+    assert [mount.point for mount in table] == ["/", "/srv/vm", "/srv/with space", "/srv/vm/deep", "/srv/vm"]
+    assert table[2].source == "nas:/export/a b"
+    assert [mount.shared for mount in table] == [False, True, True, False, False]
+
+
+def test_the_deepest_and_last_mount_counts() -> None:
+    table = mounts.parse(MOUNTINFO)
+    found = mounts.containing("/srv/vm/a.img", table)
+    assert found is not None
+    assert found.fs_type == "ext4", "a later mount covers an earlier one"
+    deep = mounts.containing("/srv/vm/deep/x", table)
+    assert deep is not None
+    assert deep.fs_type == "tmpfs"
+    root = mounts.containing("/srv/vmware/x", table)
+    assert root is not None
+    assert root.point == "/"
+
+
+@given(st.text(max_size=200))
+def test_odd_lines_of_mountinfo_never_raise(line: str) -> None:
+    mounts.parse_line(line)
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=255), max_size=40))
+def test_escapes_come_back(text: str) -> None:
+    escaped = "".join(f"\\{ord(c):03o}" if c in " \t\n\\#" else c for c in text)
+    assert mounts.unescape(escaped) == text
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    for name, flags in (("br0", "0x1003"), ("eth0", "0x1003"), ("vnet0", "0x1003")):
+        write(tmp_path / name / "flags", flags + "\n")
+        write(tmp_path / name / "mtu", "1500\n")
+        write(tmp_path / name / "uevent", f"INTERFACE={name}\n")
+        write(tmp_path / name / "carrier", "1\n")
+    (tmp_path / "br0" / "bridge").mkdir()
+    write(tmp_path / "br0/brif/eth0", "")
+    write(tmp_path / "br0/brif/vnet0", "")
+    write(tmp_path / "vnet0/tun_flags", "0x1002\n")
+    return tmp_path
+
+
+def test_a_bridge_with_an_uplink_and_a_tap(net: Path) -> None:
+    fact = links.bridge("br0", net=net)
+    assert (fact.exists, fact.is_bridge, fact.up, fact.carrier, fact.mtu) == (True, True, True, True, 1500)
+    assert fact.uplinks == ("eth0",)
+
+
+def test_a_bridge_that_is_down(net: Path) -> None:
+    write(net / "br0/flags", "0x1002\n")
+    assert not links.bridge("br0", net=net).up
+
+
+def test_links_that_are_no_bridges(net: Path) -> None:
+    assert not links.bridge("eth0", net=net).is_bridge
+    for name in ("br9", "", "../br0"):
+        assert not links.bridge(name, net=net).exists
+
+
+def test_paths_are_looked_at_through_a_process(tmp_path: Path) -> None:
+    here = tmp_path / "with space\nand newline"
+    here.write_text("12345")
+    table = (MountFact(point="/", fs_type="ext4", source="/dev/vda"),)
+    found, missing = asyncio.run(paths.look([str(here), str(tmp_path / "missing")], mounts=table))
+    assert (found.exists, found.size, found.inode) == (True, 5, here.stat().st_ino)
+    assert (missing.exists, missing.problem) == (False, "No such file or directory")
+    assert asyncio.run(paths.look([], mounts=table)) == ()
+
+
+def test_a_path_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = tmp_path / "stat"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o755)
+    original = asyncio.create_subprocess_exec
+
+    async def slowly(_program: str, *arguments: str, **options: object) -> asyncio.subprocess.Process:
+        return await original(str(slow), *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slowly)
+    (fact,) = asyncio.run(paths.look(["/srv/nas/a"], mounts=(), seconds=0.1))
+    assert not fact.exists
+    assert "did not answer" in fact.problem
+
+
+def test_release_and_memory(tmp_path: Path) -> None:
+    write(tmp_path / "etc/os-release", 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_ID="12"\n#x\n')
+    assert system.release(tmp_path).pretty_name == "Debian GNU/Linux 12 (bookworm)"
+    assert system.release(tmp_path).version_id == "12"
+    assert system.release(tmp_path / "nowhere").id == ""
+    write(
+        tmp_path / "meminfo", "MemTotal:        2048 kB\nMemFree: 1 kB\nMemAvailable:    1024 kB\nHugePages_Total: 0\n"
+    )
+    assert system.memory(tmp_path / "meminfo") == (2048 * 1024, 1024 * 1024)
+
+
+def test_names_resolve_or_say_why_not() -> None:
+    assert asyncio.run(system.resolve("localhost")).addresses
+    failed = asyncio.run(system.resolve("no-such-host.invalid"))
+    assert not failed.addresses
+    assert failed.problem
+
+
+@pytest.mark.parametrize(
+    ("address", "loopback"),
+    [("127.0.1.1", True), ("::1", True), ("10.0.0.1", False), ("fe80::1%eth0", False), ("what", False)],
+)
+def test_loopback(address: str, *, loopback: bool) -> None:
+    assert system.is_loopback(address) is loopback

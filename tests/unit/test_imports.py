@@ -1,0 +1,68 @@
+"""Imports point one way: model <- host, checks <- peer, migrate <- evacuate <- bus <- daemon."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import kvmigd
+
+PACKAGE = Path(kvmigd.__file__).parent
+
+LAYERS: dict[str, int] = {
+    "__init__": 0,
+    "model": 1,
+    "errors": 2,
+    "config": 3,
+    "log": 3,
+    "jobs": 3,
+    "store": 3,
+    "pki": 4,
+    "bundle": 5,
+    "host": 4,
+    "checks": 5,
+    "peer": 6,
+    "migrate": 7,
+    "evacuate": 8,
+    "operations": 9,
+    "service": 10,
+    "bus": 10,
+    "cli": 11,
+    "daemon": 12,
+    "__main__": 13,
+}
+"""A module may import from its own part and from parts with a lower number."""
+
+
+def part_of(path: Path) -> str:
+    inside = path.relative_to(PACKAGE)
+    return inside.parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "kvmigd":
+            names = node.module.split(".")[1:]
+            if names:
+                found.add(names[0])
+            else:
+                found.update(alias.name for alias in node.names if (PACKAGE / f"{alias.name}.py").exists())
+        elif isinstance(node, ast.Import):
+            found.update(alias.name.split(".")[1] for alias in node.names if alias.name.startswith("kvmigd."))
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    part = part_of(path)
+    for other in imports_of(path):
+        if other != part:
+            assert LAYERS[other] < LAYERS[part], f"{path.name}: {part} may not import {other}"
+
+
+def test_model_imports_nothing_of_kvmigd_but_itself() -> None:
+    for path in (PACKAGE / "model").glob("*.py"):
+        assert imports_of(path) <= {"model"}, path
