@@ -1,0 +1,189 @@
+"""A typed connection to the message bus: what the daemon and kvmigctl need of dbus-next, and nothing else of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+from dbus_next.aio.message_bus import MessageBus
+from dbus_next.constants import BusType, MessageFlag, MessageType, NameFlag, RequestNameReply
+from dbus_next.errors import InvalidAddressError
+from dbus_next.message import Message
+from dbus_next.signature import Variant
+
+from kvmigd.errors import KvmigdError
+
+BUS = "org.freedesktop.DBus"
+BUS_PATH = "/org/freedesktop/DBus"
+
+
+class BusUnavailable(KvmigdError):
+    """The message bus cannot be reached, went away, or does not give us our name."""
+
+
+class CallFailed(Exception):
+    """A method call was answered with an error; `name` is its D-Bus name."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(f"{name}: {text}")
+        self.name = name
+        self.text = text
+
+
+Handler = Callable[[Message], bool]
+"""Takes a method call or signal; true if it was meant for it."""
+
+
+def _carried(value: Any) -> Any:
+    """`value` without what D-Bus strings cannot carry: NUL, for which the bus would disconnect us, and surrogates."""
+    if isinstance(value, str):
+        if value.isascii() and "\0" not in value:
+            return value
+        return value.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+    if isinstance(value, list):
+        return [_carried(item) for item in value]
+    if isinstance(value, dict):
+        return {_carried(key): _carried(item) for key, item in value.items()}
+    if isinstance(value, Variant):
+        return Variant(value.signature, _carried(value.value))
+    return value
+
+
+class Connection:
+    """A connection to the system bus, open from `open` to `close` or until the bus goes away."""
+
+    def __init__(self, bus: MessageBus) -> None:
+        self._bus = bus
+        self._pending: dict[int, asyncio.Future[Message]] = {}
+        self._handlers: list[Handler] = []
+        self._closing = False
+        bus.add_message_handler(self._on_message)
+        self._watcher = asyncio.create_task(self._watch(), name="bus-watcher")
+
+    @classmethod
+    async def open(cls, address: str | None = None) -> Self:
+        """Connect to the system bus (DBUS_SYSTEM_BUS_ADDRESS is honoured) or to the bus at `address`."""
+        try:
+            bus = MessageBus(bus_address=address) if address else MessageBus(bus_type=BusType.SYSTEM)
+        except (OSError, InvalidAddressError) as error:
+            raise BusUnavailable(f"The system message bus cannot be reached: {error}.") from error
+        try:
+            await bus.connect()
+        except Exception as error:
+            raise BusUnavailable(f"The system message bus does not let us in: {error}.") from error
+        return cls(bus)
+
+    @property
+    def name(self) -> str:
+        """Our unique name."""
+        return str(self._bus.unique_name)
+
+    async def _watch(self) -> None:
+        """Wait for the end of the connection, then fail the calls that are still waiting for an answer."""
+        with contextlib.suppress(Exception):
+            await self._bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
+        for future in self._pending.values():
+            if not future.done():
+                future.set_exception(BusUnavailable("The connection to the system message bus was lost."))
+        self._pending.clear()
+
+    async def closed(self) -> None:
+        """Wait until the connection ends; raises BusUnavailable if it was not closed by us."""
+        await asyncio.shield(self._watcher)
+        if not self._closing:
+            raise BusUnavailable("The connection to the system message bus was lost.")
+
+    async def close(self) -> None:
+        """Close the connection."""
+        self._closing = True
+        if self._bus.connected:
+            self._bus.disconnect()  # type: ignore[no-untyped-call]
+        await self._watcher
+        # dbus-next closes neither: the socket stays open as long as the stream made of it.
+        with contextlib.suppress(OSError):
+            self._bus._stream.close()
+        self._bus._sock.close()
+
+    def add_handler(self, handler: Handler) -> None:
+        """Hand incoming method calls and signals to `handler`."""
+        self._handlers.append(handler)
+
+    def _on_message(self, message: Message) -> bool:
+        if message.message_type in (MessageType.METHOD_RETURN, MessageType.ERROR):
+            future = self._pending.pop(message.reply_serial, None)
+            if future is not None and not future.done():
+                future.set_result(message)
+            return True
+        for handler in self._handlers:
+            if handler(message):
+                return True
+        # Signals must go on to dbus-next, method calls must not: its own objects are not published.
+        return message.message_type is MessageType.METHOD_CALL
+
+    def send(self, message: Message) -> None:
+        """Send without waiting. Raises what dbus-next raises if the body does not fit the signature."""
+        if not self._bus.connected:
+            raise BusUnavailable("The connection to the system message bus was lost.")
+        message.body = _carried(message.body)
+        sent = self._bus.send(message)
+        # A failed write ends the connection, which `closed` tells; nobody asks this future.
+        sent.add_done_callback(lambda future: future.cancelled() or future.exception())
+
+    async def call(
+        self,
+        destination: str,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str = "",
+        body: Sequence[Any] = (),
+        *,
+        flags: MessageFlag = MessageFlag.NONE,
+        timeout: float | None = None,
+    ) -> Message:
+        """Call a method and return the reply; raises CallFailed, BusUnavailable or TimeoutError."""
+        message = Message(
+            destination=destination,
+            path=path,
+            interface=interface,
+            member=member,
+            signature=signature,
+            body=list(body),
+            flags=flags,
+            serial=self._bus.next_serial(),
+        )
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._pending[message.serial] = future
+        try:
+            self.send(message)
+            async with asyncio.timeout(timeout):
+                reply = await future
+        finally:
+            self._pending.pop(message.serial, None)
+        if reply.message_type is MessageType.ERROR:
+            text = reply.body[0] if reply.body and isinstance(reply.body[0], str) else ""
+            raise CallFailed(reply.error_name, text)
+        return reply
+
+    async def call_bus(self, member: str, signature: str, *body: Any) -> Message:
+        """Call a method of the bus itself."""
+        return await self.call(BUS, BUS_PATH, BUS, member, signature, body, timeout=10.0)
+
+    async def request_name(self, name: str) -> None:
+        """Own `name` alone; raises BusUnavailable if it has an owner or we may not own it."""
+        try:
+            reply = await self.call_bus("RequestName", "su", name, int(NameFlag.DO_NOT_QUEUE))
+        except CallFailed as error:
+            raise BusUnavailable(
+                f"The bus does not let us own {name}: {error.text}", hint="Install its bus policy and run as root."
+            ) from error
+        if reply.body[0] not in (RequestNameReply.PRIMARY_OWNER.value, RequestNameReply.ALREADY_OWNER.value):
+            raise BusUnavailable(
+                f"The bus name {name} is taken: another kvmigd runs.", hint="See: systemctl status kvmigd.service"
+            )
+
+    async def subscribe(self, rule: str) -> None:
+        """Add a match rule."""
+        await self.call_bus("AddMatch", "s", rule)
