@@ -51,6 +51,15 @@ def _carried(value: Any) -> Any:
     return value
 
 
+def _close_socket(bus: MessageBus) -> None:
+    """dbus-next closes neither its socket nor the stream made of it, and the socket is open as long as the stream."""
+    if hasattr(bus, "_stream"):
+        with contextlib.suppress(OSError):
+            bus._stream.close()
+    if hasattr(bus, "_sock"):
+        bus._sock.close()
+
+
 class Connection:
     """A connection to the system bus, open from `open` to `close` or until the bus goes away."""
 
@@ -65,13 +74,17 @@ class Connection:
     @classmethod
     async def open(cls, address: str | None = None) -> Self:
         """Connect to the system bus (DBUS_SYSTEM_BUS_ADDRESS is honoured) or to the bus at `address`."""
+        bus = MessageBus.__new__(MessageBus)
         try:
-            bus = MessageBus(bus_address=address) if address else MessageBus(bus_type=BusType.SYSTEM)
+            # In two steps, because a constructor that fails leaves a socket behind that somebody must close.
+            MessageBus.__init__(bus, *([address] if address else []), bus_type=BusType.SYSTEM)
         except (OSError, InvalidAddressError) as error:
+            _close_socket(bus)
             raise BusUnavailable(f"The system message bus cannot be reached: {error}.") from error
         try:
             await bus.connect()
         except Exception as error:
+            _close_socket(bus)
             raise BusUnavailable(f"The system message bus does not let us in: {error}.") from error
         return cls(bus)
 
@@ -101,10 +114,7 @@ class Connection:
         if self._bus.connected:
             self._bus.disconnect()  # type: ignore[no-untyped-call]
         await self._watcher
-        # dbus-next closes neither: the socket stays open as long as the stream made of it.
-        with contextlib.suppress(OSError):
-            self._bus._stream.close()
-        self._bus._sock.close()
+        _close_socket(self._bus)
 
     def add_handler(self, handler: Handler) -> None:
         """Hand incoming method calls and signals to `handler`."""
