@@ -120,7 +120,7 @@ async def _logged(reload: Callable[[], object]) -> None:
 
 
 async def _watchdog() -> None:
-    """Tell systemd that the event loop turns, twice in the time that it grants (WatchdogSec, sd_watchdog_enabled(3))."""
+    """Tell systemd that the event loop turns, twice in the time that it grants (sd_watchdog_enabled(3))."""
     usec = int(os.environ.get("WATCHDOG_USEC", "0"))
     while usec:
         systemd.notify("WATCHDOG=1")

@@ -119,7 +119,7 @@ class LibvirtHypervisor:
         self._main: Any = None
         self._job: Any = None
         self._facts: HypervisorFacts | None = None
-        self._problem = "libvirt has not been connected yet"
+        self._problem = f"libvirt on {host_name} has not been connected yet."
         self._lost = asyncio.Event()
         self._on_change: list[Callable[[], None]] = []
         self._on_guest: list[Callable[[str, str, GuestEvent], None]] = []
@@ -170,7 +170,7 @@ class LibvirtHypervisor:
                 self._main = self._job = None
                 self._queries.submit(_close, main)
                 self._queries.submit(_close, job)
-            self._problem = "the connection to libvirt was lost"
+            self._problem = f"The connection to libvirt on {self._host_name} was lost."
             log.warning("hypervisor lost", uri=self._uri)
             self._tell_change()
 
@@ -225,21 +225,21 @@ class LibvirtHypervisor:
         if number in (libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_CONN) or (
             error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE)
         ):
-            return HypervisorUnavailable(f"libvirt on {self._host_name} does not answer: {text}.", hint=_HINT)
+            return HypervisorUnavailable(f"libvirt on {self._host_name} does not answer: {text.rstrip('.')}.", hint=_HINT)
         return HypervisorFailed(text, number=number)
 
     async def _ask(self, question: Callable[[Any], T], seconds: float = QUERY_SECONDS) -> T:
         """Ask something on the main connection."""
         connection = self._main
         if connection is None:
-            raise HypervisorUnavailable(f"libvirt on {self._host_name} does not answer: {self._problem}.", hint=_HINT)
+            raise HypervisorUnavailable(self._problem, hint=_HINT)
         return await self._in_thread(self._queries, lambda: question(connection), seconds)
 
     async def _control_job(self, uuid: str, action: Callable[[Any], T], seconds: float) -> T | None:
         """Do something with the running job of a guest; None where the guest is gone."""
         connection = self._job
         if connection is None:
-            raise HypervisorUnavailable(f"libvirt on {self._host_name} does not answer: {self._problem}.", hint=_HINT)
+            raise HypervisorUnavailable(self._problem, hint=_HINT)
 
         def do() -> T | None:
             domain = _lookup(connection, uuid)

@@ -104,7 +104,7 @@ class Host:
         if self.maintenance:
             return f"{self.config.name} is in maintenance (`kvmigctl maintenance off` there ends it)"
         if not self.hypervisor.alive:
-            return f"libvirt on {self.config.name} does not answer: {self.hypervisor.problem}"
+            return self.hypervisor.problem
         return ""
 
     def memory_free(self) -> int:

@@ -1,0 +1,399 @@
+"""Migrations and evacuations between hosts with real TLS between them and a simulated hypervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kvmigd.config import Config, Listen, Migration, Peer
+from kvmigd.errors import (
+    AdmissionRefused,
+    Blocked,
+    Cancelled,
+    GuestBusy,
+    GuestLost,
+    GuestNotRunning,
+    HypervisorFailed,
+    HypervisorUnavailable,
+    KvmigdError,
+    NoDestination,
+    NoSuchGuest,
+    NoSuchPeer,
+    PeerUnreachable,
+    SameHost,
+    Unresolved,
+)
+from kvmigd.host import system
+from kvmigd.host.local import Host
+from kvmigd.jobs import Job, Jobs
+from kvmigd.migrate import mover
+from kvmigd.model.finding import Verdict
+from kvmigd.model.guest import GuestState
+from kvmigd.model.host import ResolvedName
+from kvmigd.model.job import CheckOptions, EvacuateOptions, GuestLine, JobState, MigrateOptions, Phase
+from kvmigd.peer.admission import AdmissionDesk
+from kvmigd.peer.link import Pace
+from kvmigd.peer.peers import Peers
+from kvmigd.peer.server import PeerServer
+from kvmigd.service import Service
+from kvmigd.store import Store
+from tests.simulated import SimulatedHypervisor, World, guest
+from tests.unit import peer_lab
+
+NAMES = ("hosta", "hostb", "hostc")
+
+
+class Side:
+    """One daemon without a bus."""
+
+    def __init__(self, service: Service, host: Host, hypervisor: SimulatedHypervisor, desk: AdmissionDesk) -> None:
+        self.service = service
+        self.host = host
+        self.hypervisor = hypervisor
+        self.desk = desk
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _promised(desk: AdmissionDesk) -> int:
+    return desk.reserved_memory
+
+
+@asynccontextmanager
+async def daemons(root: Path, count: int = 2) -> AsyncIterator[dict[str, Side]]:
+    """That many hosts, all connected to each other."""
+    world = World()
+    ports = {name: free_port() for name in NAMES[:count]}
+    sides: dict[str, Side] = {}
+    servers: list[PeerServer] = []
+    everyone: list[Peers] = []
+    stores = []
+    low, _high = peer_lab.PORTS
+    async with asyncio.TaskGroup() as group:
+        for number, name in enumerate(ports):
+            settings = Config(
+                name=name,
+                directory=root,
+                listen=Listen(address="127.0.0.1", port=ports[name]),
+                pki=peer_lab.installed(root / name, name),
+                migration=Migration(port_min=low + 8 * number, port_max=low + 8 * number + 7, lease_seconds=5.0),
+                peers={
+                    other: Peer(name=other, address="127.0.0.1", port=port)
+                    for other, port in ports.items()
+                    if other != name
+                },
+            )
+            hypervisor = world.host(name)
+            desk = AdmissionDesk(settings.migration)
+            host = Host(
+                settings, hypervisor, certificates=lambda _: (), promised=lambda desk=desk: desk.reserved_memory
+            )
+            server = await PeerServer(settings, host, group=group, desk=desk).__aenter__()
+            peers = await Peers(settings, group, pace=Pace(first_pause=0.02, longest_pause=0.05)).__aenter__()
+            store = Store(root / name / "state").__enter__()
+            service = Service(host, peers, Jobs(group), store, reload=lambda: asyncio.sleep(0))
+            sides[name] = Side(service, host, hypervisor, desk)
+            servers.append(server)
+            everyone.append(peers)
+            stores.append(store)
+        async with asyncio.timeout(10):
+            while not all(view.is_connected for side in sides.values() for view in side.service.peers):
+                await asyncio.sleep(0.01)
+        try:
+            yield sides
+        finally:
+            for peers in everyone:
+                await peers.__aexit__(None, None, None)
+            for server in servers:
+                await server.__aexit__(None, None, None)
+            for store in stores:
+                store.__exit__(None, None, None)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run a test against so many daemons. Names of hosts resolve to something, as they would on real ones."""
+
+    async def resolve(name: str) -> ResolvedName:
+        return ResolvedName(name=name, addresses=("192.0.2.1",))
+
+    monkeypatch.setattr(system, "resolve", resolve)
+
+    def run_with(test: Callable[[dict[str, Side]], Coroutine[None, None, None]], *, hosts: int = 2) -> None:
+        async def body() -> None:
+            async with daemons(tmp_path, hosts) as sides:
+                await test(sides)
+
+        asyncio.run(body())
+
+    return run_with
+
+
+async def migrated(side: Side, name: str, peer: str = "hostb") -> Job:
+    job = await side.service.migrate(name, peer, MigrateOptions())
+    await job.wait()
+    return job
+
+
+def error_of(job: Job) -> KvmigdError:
+    assert job.error is not None
+    return job.error
+
+
+Run = Callable[..., None]
+
+
+def test_a_guest_moves_and_its_autostart_with_it(run: Run) -> None:
+    async def body(sides: dict[str, Side]) -> None:
+        a, b = sides["hosta"], sides["hostb"]
+        web = a.hypervisor.add(guest("web", autostart=True))
+        phases: list[Phase] = []
+        job = await a.service.migrate("web", "hostb", MigrateOptions(bandwidth=100 << 20))
+        job.listeners.append(lambda job: phases.append(job.phase))
+        assert await job.wait() == "done"
+        assert web.uuid not in a.hypervisor.known
+        assert b.hypervisor.known[web.uuid].autostart
+        assert b.desk.reservations == (), "the lease ends with the job"
+        (stream,) = a.hypervisor.streams
+        assert stream.libvirt_uri == "qemu+tls://hostb/system"
+        assert stream.stream_uri == f"tcp://127.0.0.1:{b.host.config.migration.port_max}"
+        assert stream.bandwidth == 100 << 20
+        seen = list(dict.fromkeys(phases))
+        assert seen[-2:] == [Phase.CONFIRMING, Phase.FINISHED]
+        assert Phase.SWITCHING in seen
+        assert job.progress.pause_usec == 1234, "the real pause comes from the destination"
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "running_on"),
+    [
+        ("refused", HypervisorFailed, ["hosta"]),
+        ("finish-lost", None, ["hostb"]),
+        ("destroyed", GuestLost, []),
+        ("both", Unresolved, ["hosta", "hostb"]),
+    ],
+)
+def test_what_libvirt_says_does_not_count_but_where_the_guest_runs(
+    run: Run, fault: str, error: type[KvmigdError] | None, running_on: list[str]
+) -> None:
+    async def body(sides: dict[str, Side]) -> None:
+        a, b = sides["hosta"], sides["hostb"]
+        web = a.hypervisor.add(guest("web"))
+        a.hypervisor.fault = fault
+        job = await migrated(a, "web")
+        assert job.state is (JobState.FAILED if error else JobState.DONE)
+        assert type(job.error) is (error or type(None))
+        assert a.hypervisor.world.running_on(web.uuid) == running_on
+        assert b.desk.reservations == ()
+        if fault == "finish-lost":
+            assert web.uuid not in a.hypervisor.known, "the shell of the guest is gone"
+
+    run(body)
+
+
+def test_nothing_is_touched_while_the_peer_cannot_be_asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mover, "RESOLVE_SECONDS", 0.2)
+
+    async def body(sides: dict[str, Side]) -> None:
+        a, b = sides["hosta"], sides["hostb"]
+        web = a.hypervisor.add(guest("web"))
+        a.hypervisor.fault = "finish-lost"
+        a.hypervisor.hold.clear()
+        job = await a.service.migrate("web", "hostb", MigrateOptions())
+        while job.phase is not Phase.STREAMING:
+            await asyncio.sleep(0.01)
+        b.hypervisor.set_alive(alive=False)
+        a.hypervisor.hold.set()
+        assert await job.wait() == "failed"
+        assert isinstance(job.error, Unresolved)
+        assert a.hypervisor.known[web.uuid].state is GuestState.PAUSED
+        assert web.uuid in b.hypervisor.known
+
+    run(body)
+
+
+def test_cancelling_aborts_the_stream(run: Run) -> None:
+    async def body(sides: dict[str, Side]) -> None:
+        a, b = sides["hosta"], sides["hostb"]
+        a.hypervisor.add(guest("web"))
+        a.hypervisor.hold.clear()
+        job = await a.service.migrate("web", "hostb", MigrateOptions())
+        while job.phase is not Phase.STREAMING:
+            await asyncio.sleep(0.01)
+        with pytest.raises(GuestBusy, match="already being migrated"):
+            await a.service.migrate("web", "hostb", MigrateOptions())
+        job.cancel()
+        job.cancel()
+        assert await job.wait() == "cancelled"
+        assert isinstance(job.error, Cancelled)
+        assert b.desk.reservations == ()
+        with pytest.raises(KvmigdError, match="already ended"):
+            job.cancel()
+
+    run(body)
+
+
+def test_what_blocks_stops_the_job_before_libvirt_is_asked(run: Run) -> None:
+    async def body(sides: dict[str, Side]) -> None:
+        a, b = sides["hosta"], sides["hostb"]
+        a.hypervisor.add(guest("web"))
+        b.hypervisor.missing_cpu = "missing features: avx512f"
+        job = await migrated(a, "web")
+        assert isinstance(job.error, Blocked)
+        assert [finding.check for finding in error_of(job).findings if finding.severity == "block"] == ["cpu.model"]
+        assert a.hypervisor.streams == []
+        result = await a.service.check("web", "hostb", CheckOptions())
+        assert result.verdict is Verdict.BLOCKED
+        b.hypervisor.missing_cpu = ""
+        assert (await a.service.check("web", "hostb", CheckOptions())).verdict is Verdict.DEGRADED
+        assert (await a.service.check("web", "", CheckOptions())).peer == "hostb"
+
+    run(body)
+
+
+def test_a_port_that_is_taken_behind_our_back_is_found_out(run: Run) -> None:
+    async def body(sides: dict[str, Side]) -> None:
+        a, b = sides["hosta"], sides["hostb"]
+        a.hypervisor.add(guest("web"))
+        b.hypervisor.set_alive(alive=True)
+        b.desk._bindable = lambda _port: False
+        job = await migrated(a, "web")
+        assert isinstance(job.error, AdmissionRefused)
+        assert a.hypervisor.streams == []
+
+    run(body)
+
+
+def test_bad_input_has_its_own_errors_at_once(run: Run) -> None:
+    async def body(sides: dict[str, Side]) -> None:
+        a = sides["hosta"]
+        off = msgspec.structs.replace(guest("off", 2), state=GuestState.SHUTOFF)
+        a.hypervisor.add(off)
+        a.hypervisor.add(guest("web"))
+        for name, peer, error in (
+            ("nobody", "hostb", NoSuchGuest),
+            ("web", "hosty", NoSuchPeer),
+            ("web", "hosta", SameHost),
+            ("off", "hostb", GuestNotRunning),
+        ):
+            with pytest.raises(error):
+                await a.service.migrate(name, peer, MigrateOptions())
+        assert len(a.service.jobs) == 0
+        a.hypervisor.set_alive(alive=False)
+        with pytest.raises(HypervisorUnavailable):
+            await a.service.migrate("web", "hostb", MigrateOptions())
+        assert a.service.state == "no-hypervisor"
+
+    run(body)
+
+
+def test_a_peer_in_maintenance_blocks(run: Run) -> None:
+    async def body(sides: dict[str, Side]) -> None:
+        a, b = sides["hosta"], sides["hostb"]
+        a.hypervisor.add(guest("web"))
+        await b.service.set_maintenance(on=True)
+        job = await migrated(a, "web")
+        assert isinstance(job.error, Blocked)
+        assert "maintenance off" in str(job.error)
+        while a.service.peers[0].facts is None or a.service.peers[0].facts.accepting:
+            await asyncio.sleep(0.01)
+        with pytest.raises(NoDestination, match="maintenance"):
+            await a.service.migrate("web", "", MigrateOptions())
+
+    run(body)
+
+
+def lines(job: Job) -> dict[str, GuestLine]:
+    return job.lines
+
+
+def test_evacuation_moves_everybody_and_leaves_maintenance_on(run: Run) -> None:
+    async def body(sides: dict[str, Side]) -> None:
+        a = sides["hosta"]
+        guests = [a.hypervisor.add(guest(f"web{number}", number)) for number in (1, 2, 3)]
+        job = await a.service.evacuate(EvacuateOptions())
+        assert await a.service.evacuate(EvacuateOptions()) is job, "a second call joins the first"
+        assert await job.wait() == "done"
+        assert [line.state for line in job.lines.values()] == [JobState.DONE] * 3
+        assert all(a.hypervisor.world.running_on(one.uuid) in (["hostb"], ["hostc"]) for one in guests)
+        assert a.service.maintenance
+        assert a.service.state == "maintenance"
+        assert sum(child.parent == job.number for child in a.service.jobs) == 3
+
+    run(body, hosts=3)
+
+
+def test_a_guest_that_cannot_leave_stops_nobody_else(run: Run) -> None:
+    async def body(sides: dict[str, Side]) -> None:
+        a, b = sides["hosta"], sides["hostb"]
+        a.hypervisor.add(guest("a-web", 1))
+        a.hypervisor.add(guest("b-huge", 2, memory=1 << 50))
+        a.hypervisor.add(guest("c-web", 3))
+        b.hypervisor.add(msgspec.structs.replace(guest("c-web", 9), state=GuestState.SHUTOFF))
+        job = await a.service.evacuate(EvacuateOptions())
+        assert await job.wait() == "partial"
+        states = {name: line.state for name, line in job.lines.items()}
+        assert states == {"a-web": JobState.DONE, "b-huge": JobState.FAILED, "c-web": JobState.FAILED}
+        assert "no peer takes it" in job.lines["b-huge"].message
+        assert "hostb" in job.lines["c-web"].message
+        assert "2" not in error_of(job).message.split()[0]
+
+    run(body)
+
+
+def test_evacuation_for_a_shutdown_drains_and_keeps_to_its_deadline(run: Run) -> None:
+    async def body(sides: dict[str, Side]) -> None:
+        a = sides["hosta"]
+        a.hypervisor.add(guest("web1", 1))
+        a.hypervisor.add(guest("web2", 2))
+        a.hypervisor.hold.clear()
+        job = await a.service.evacuate(EvacuateOptions(shutdown=True, deadline_usec=300_000))
+        assert a.service.state == "draining"
+        assert not a.service.maintenance
+        assert await job.wait() == "failed"
+        assert {line.state for line in job.lines.values()} <= {JobState.FAILED, JobState.CANCELLED}
+        assert set(a.hypervisor.known) == {guest("web1", 1).uuid, guest("web2", 2).uuid}
+
+    run(body)
+
+
+def test_cancelling_an_evacuation_stops_it_orderly(run: Run) -> None:
+    async def body(sides: dict[str, Side]) -> None:
+        a = sides["hosta"]
+        for number in (1, 2):
+            a.hypervisor.add(guest(f"web{number}", number))
+        a.hypervisor.hold.clear()
+        job = await a.service.evacuate(EvacuateOptions())
+        while not a.hypervisor.streams:
+            await asyncio.sleep(0.01)
+        job.cancel()
+        assert await job.wait() == "cancelled"
+        assert [line.state for line in job.lines.values()] == [JobState.CANCELLED] * 2
+        assert all(one.state.is_final for one in a.service.jobs)
+
+    run(body)
+
+
+def test_no_peer_at_all(run: Run) -> None:
+    async def body(sides: dict[str, Side]) -> None:
+        a = sides["hosta"]
+        a.hypervisor.add(guest("web"))
+        with pytest.raises(PeerUnreachable):
+            await a.service.check("web", "", CheckOptions())
+        job = await a.service.evacuate(EvacuateOptions())
+        assert await job.wait() == "failed"
+        assert "no peer is configured" in job.lines["web"].message
+
+    run(body, hosts=1)
