@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from dbus_next.aio.message_bus import MessageBus
-from dbus_next.constants import BusType, MessageFlag, MessageType, NameFlag, RequestNameReply
+from dbus_next.constants import MessageFlag, MessageType, NameFlag, RequestNameReply
 from dbus_next.errors import InvalidAddressError
 from dbus_next.message import Message
 from dbus_next.signature import Variant
 
 from kvmigd.errors import KvmigdError
 
+SYSTEM_BUS = "unix:path=/var/run/dbus/system_bus_socket"
 BUS = "org.freedesktop.DBus"
 BUS_PATH = "/org/freedesktop/DBus"
 
@@ -77,7 +79,7 @@ class Connection:
         bus = MessageBus.__new__(MessageBus)
         try:
             # In two steps, because a constructor that fails leaves a socket behind that somebody must close.
-            MessageBus.__init__(bus, *([address] if address else []), bus_type=BusType.SYSTEM)
+            MessageBus.__init__(bus, address or os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or SYSTEM_BUS)
         except (OSError, InvalidAddressError) as error:
             _close_socket(bus)
             raise BusUnavailable(f"The system message bus cannot be reached: {error}.") from error
