@@ -53,7 +53,7 @@ def certificates(case: Case) -> Iterator[Finding]:
             if fact.problem and not optional:
                 yield blocks(
                     "tls.material",
-                    f"{fact.path} on {side.facts.name} cannot be used: {fact.problem}.",
+                    f"TLS on {side.facts.name}: {fact.problem.rstrip('.')}.",
                     host=side.facts.name,
                     subject=fact.path,
                     expected=f"a valid {fact.purpose}",

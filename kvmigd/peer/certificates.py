@@ -264,7 +264,7 @@ def _libvirt_takes(path: Path) -> None:
         raise CertificateInvalid(f"Certificate {path} cannot be decoded.") from error
     if _RSA_KEY not in der:
         raise CertificateInvalid(f"Certificate {path} has no RSA key; libvirt 9 refuses others (key encipherment).")
-    usage = re.search(re.escape(_KEY_USAGE) + rb"(\x01\x01\xff)?\x04.\x03.\x00?(.)", der, re.DOTALL)
+    usage = re.search(re.escape(_KEY_USAGE) + rb"(\x01\x01\xff)?\x04.\x03..(.)", der, re.DOTALL)
     if usage and usage[1] and (usage[2][0] & 0xA0) != 0xA0:
         raise CertificateInvalid(
             f"Certificate {path} does not permit digital signature and key encipherment, which libvirt demands."
