@@ -82,8 +82,8 @@ class BusFace:
         await self._connection.closed()
 
     async def _close(self) -> None:
-        assert self._connection is not None
-        assert self._publisher is not None
+        if self._connection is None or self._publisher is None:
+            return
         publisher, self._publisher = self._publisher, None
         jobs = self._operations.jobs
         if self._on_job_added in jobs.added:

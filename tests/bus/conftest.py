@@ -167,7 +167,8 @@ class Caller:
         return caller
 
     def _on_message(self, message: Message) -> bool:
-        if message.message_type is not MessageType.SIGNAL:
+        # The bus itself tells everybody the name that he got, sooner or later.
+        if message.message_type is not MessageType.SIGNAL or not message.path.startswith(path.ROOT):
             return False
         self.heard.append(Heard(message.path, message.member, message.body, message.interface))
         self._news.set()
