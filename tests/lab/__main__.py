@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import shlex
 import subprocess
 import sys
@@ -20,6 +21,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs.add_parser("prepare", help="install what this machine needs")
     up = verbs.add_parser("up", help="bring the lab up, from nothing")
     up.add_argument("--hosts", type=int, default=2, choices=(1, 2, 3))
+    up.add_argument("--bare", action="store_true", help="without kvmigd")
+    verbs.add_parser("reset", help="remove all guests and faults")
     take_down = verbs.add_parser("down", help="take the lab down; nothing of it stays but caches")
     take_down.add_argument("--purge", action="store_true", help="remove caches that no other lab uses, too")
     execute = verbs.add_parser("exec", help="run a command on a host")
@@ -51,7 +54,10 @@ def main() -> int:
             installed = outer.prepare()
             print(f"installed: {shlex.join(installed)}" if installed else "nothing is missing")
         case "up":
-            Lab.up(arguments.name, hosts=arguments.hosts, log=lambda line: print(line, flush=True))
+            log = functools.partial(print, flush=True)
+            Lab.up(arguments.name, hosts=arguments.hosts, bare=arguments.bare, log=log)
+        case "reset":
+            Lab.attach(arguments.name).reset()
         case "down":
             down(arguments.name)
             if arguments.purge and (stay := caches.purge()):

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from tests.lab.caches import digest, obtain
-from tests.lab.command import LabError, run
+from tests.lab.command import CONTAINED, LabError, run
 
 PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "libpam-systemd", "polkitd", "python3", "procps", "kmod", "less"),
@@ -105,13 +105,16 @@ def _make(folder: Path) -> None:
         (scratch / name).write_text(text, encoding="utf-8")
     try:
         run(
+            *CONTAINED,
             *("mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", f"--include={','.join(PACKAGES)}"),
             '--aptopt=Acquire::Check-Valid-Until "false"',
             '--aptopt=Acquire::Check-Date "false"',
             '--aptopt=APT::Install-Recommends "false"',
             "--dpkgopt=force-unsafe-io",
             *(f"--dpkgopt=path-exclude=/usr/share/{kind}/*" for kind in ("doc", "man", "locale", "info")),
-            *(codename(), folder, *(scratch / name for name in files)),
+            codename(),
+            folder,
+            *(scratch / name for name in files),
             timeout=1200,
         )
     finally:

@@ -53,7 +53,7 @@ def hold(entries: list[Path]) -> None:
 
 
 def obtain(kind: str, key: str, make: Callable[[Path], None]) -> Path:
-    """Return the cache entry of that kind and key; `make` fills it, in a folder that becomes the entry only when whole."""
+    """Return the cache entry of that kind and key; `make` fills a folder that becomes it when whole."""
     entry = CACHE / f"{kind}-{key}"
     if entry.is_dir():
         os.utime(entry)

@@ -16,6 +16,10 @@ class LabError(Exception):
 Completed = subprocess.CompletedProcess[str]
 
 
+CONTAINED = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+"""Before a command that starts others: all of them die, and their mounts go, when we are killed."""
+
+
 def said(completed: Completed) -> str:
     """Return what a command printed, shortened to its end, for a message."""
     return "\n".join(part.strip() for part in (completed.stdout, completed.stderr) if part and part.strip())[-4000:]
@@ -24,7 +28,7 @@ def said(completed: Completed) -> str:
 def run(
     *argv: str | Path,
     check: bool = True,
-    input: str | None = None,
+    input: str | None = None,  # noqa: A002 - as subprocess calls it
     timeout: float = 120,
     env: Mapping[str, str] | None = None,
 ) -> Completed:

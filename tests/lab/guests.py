@@ -29,7 +29,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Guest:
-    """A guest as it is to be; sizes in MiB. `filled`, `working_set` and `dirty_rate` (a second) are the boot sector's."""
+    """A guest as it is to be; sizes in MiB. What is `filled` and what is dirtied concerns boot sectors only."""
 
     name: str
     kind: Kind = Kind.LINUX
@@ -115,12 +115,18 @@ def linux(name: str, *, number: int = 1, memory: int = 128) -> Guest:
 def boot_sector(
     name: str, *, memory: int = 128, filled: int = 0, working_set: int = 1, dirty_rate: float = 0.0, number: int = 1
 ) -> Guest:
-    """Return a guest that fills memory and then dirties `dirty_rate` MiB/s of its working set; ready in milliseconds."""
+    """Return a guest that fills memory and then dirties `dirty_rate` MiB/s of a working set; soon ready."""
     if max(filled, working_set) + 1 > memory:
         raise LabError(f"Guest {name} has {memory} MiB, too few to fill {filled} or dirty {working_set} of them.")
-    kind = Kind.BOOT_SECTOR
-    sizes = {"memory": memory, "filled": filled, "working_set": working_set, "number": number}
-    return Guest(name=name, kind=kind, dirty_rate=dirty_rate, **sizes)
+    return Guest(
+        name=name,
+        kind=Kind.BOOT_SECTOR,
+        memory=memory,
+        filled=filled,
+        working_set=working_set,
+        dirty_rate=dirty_rate,
+        number=number,
+    )
 
 
 def _disk(guest: Guest) -> bytes:
@@ -168,8 +174,9 @@ def wait_ready(host: Host, guest: Guest, timeout: float = 60) -> None:
     """Wait until a guest has booted: a Linux counts, a boot sector has filled its memory."""
 
     def ready() -> bool:
-        text = console(host, guest)
-        return "tick 1 " in text if guest.kind is Kind.LINUX else "F" in text
+        if guest.kind is Kind.LINUX and guest.format == "raw":
+            return counter(host, guest) > 0
+        return ("tick 2 " if guest.kind is Kind.LINUX else "F") in console(host, guest)
 
     wait_until(f"guest {guest.name} is ready", ready, timeout)
 
@@ -185,7 +192,9 @@ class Tick:
 def tick(host: Host, guest: Guest) -> Tick:
     """Read the sector that a Linux guest counts in from the brick, so that no host has a part in it."""
     if guest.format != "raw":
-        raise LabError(f"The disk of guest {guest.name} is {guest.format}: its counter can only be read from a raw one.")
+        raise LabError(
+            f"The disk of guest {guest.name} is {guest.format}: its counter can only be read from a raw one."
+        )
     with storage.brick_file(host, guest.disk).open("rb") as disk:
         disk.seek(512)
         words = re.match(rb"tick (\d+) up=\S+ boot=(\w+)", disk.read(512))

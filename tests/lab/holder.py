@@ -15,15 +15,15 @@ import time
 from pathlib import Path
 
 from tests.lab import caches, network
-from tests.lab.command import LabError, run
+from tests.lab.command import Completed, LabError, run
 from tests.lab.places import CGROUPS, CHECKOUT, Places
 
 _CONTROLLERS = ("hugetlb", "pids", "memory")
-"""libvirt puts guests into scopes of their own only where a cgroup2 controller is delegated; the first there is will do."""
+"""libvirt puts guests into scopes of their own only where a cgroup2 controller is delegated; any one will do."""
 
 
 def _mine(places: Places) -> list[int]:
-    """Return the holder's processes: `unshare`, which waits, and the init inside. Found by name, so nothing can be lost."""
+    """Return the holder's processes: `unshare`, which waits, and the init inside: found by their command line."""
     tail = ["-m", "tests.lab.holder", places.name]
     found = []
     for entry in Path("/proc").iterdir():
@@ -58,13 +58,25 @@ def enter(pid: int) -> tuple[str, ...]:
     return ("nsenter", f"--target={pid}", "--mount", "--net", "--pid", "--")
 
 
+def run_inside(
+    places: Places,
+    *argv: str | Path,
+    check: bool = True,
+    input: str | None = None,  # noqa: A002 - as subprocess calls it
+) -> Completed:
+    """Run a command of this machine in the lab's namespaces, outside of all hosts."""
+    pid = find(places)
+    if pid is None:
+        raise LabError(f"Lab {places.name} is not up.")
+    return run(*enter(pid), *argv, check=check, input=input)
+
+
 def start(places: Places) -> int:
     """Start the holder, wait until it has made its namespaces ready, and return its process number."""
-    python = (sys.executable, "-m", "tests.lab.holder", places.name)
+    unshared = ("--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation=private")
     with (places.state / "holder.log").open("wb") as log:
         unshare = subprocess.Popen(
-            ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation=private")
-            + python,
+            ("unshare", *unshared, sys.executable, "-m", "tests.lab.holder", places.name),
             cwd=CHECKOUT,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -87,14 +99,21 @@ def start(places: Places) -> int:
 
 def stop(places: Places) -> None:
     """Kill the holder, if there is one, wait until all of the lab is gone, and remove its cgroups."""
-    until = time.monotonic() + 30
-    while pids := _mine(places):
+    start = time.monotonic()
+    until = start + 30
+    pids = _mine(places)
+    while pids:
         for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            # `unshare` is to reap the init and then to end by itself; one without an init must be told
+            if _is_init(pid) or time.monotonic() > start + 1:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)  # it may be this process that has started it
         if time.monotonic() > until:
             raise LabError(f"The processes {pids} of lab {places.name} do not die.")
         time.sleep(0.01)
+        pids = sorted({*_mine(places), *(pid for pid in pids if Path(f"/proc/{pid}").exists())})
     for mount in _cgroup_mounts():
         top = mount / places.cgroup
         while top.is_dir() and not remove_cgroups(top):
@@ -137,7 +156,8 @@ def _prepare(places: Places) -> None:
     (top / "holder").mkdir(parents=True, exist_ok=True)
     (top / "holder/cgroup.procs").write_text("0", encoding="ascii")
     controller = next(
-        (name for name in _CONTROLLERS if name in (CGROUPS / "cgroup.controllers").read_text(encoding="ascii").split()), None
+        (name for name in _CONTROLLERS if name in (CGROUPS / "cgroup.controllers").read_text(encoding="ascii").split()),
+        None,
     )
     if controller:
         for folder in (CGROUPS, top):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import signal
 import subprocess
-import time
-import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
@@ -147,11 +147,9 @@ class Host:
         init = self.init()
         if init is None:
             return
-        lab = holder.find(self.places)
-        assert lab is not None
         # closing sockets would tell the peers; a host without power tells nobody
         for each in network.networks(self.name):
-            run(*holder.enter(lab), "ip", "link", "set", network.outer(self.name, each), "down")
+            holder.run_inside(self.places, "ip", "link", "set", network.outer(self.name, each), "down")
         os.kill(init, signal.SIGKILL)
         self.wait_off()
 
@@ -170,7 +168,7 @@ class Host:
         *argv: str,
         check: bool = True,
         timeout: float = 60,
-        input: str | bytes | None = None,
+        input: str | bytes | None = None,  # noqa: A002 - as subprocess calls it
         env: Mapping[str, str] | None = None,
     ) -> Completed:
         """Run a command on the host, as root; a failure is a LabError unless `check` is off."""

@@ -9,15 +9,16 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TypeVar
 
-from tests.lab import holder, outer, pki, roots, software, storage
+from tests.lab import holder, outer, pki, reset, roots, software, storage
 from tests.lab.base import base
 from tests.lab.caches import lock
-from tests.lab.command import LabError
+from tests.lab.command import Completed, LabError
 from tests.lab.guestfiles import guest_files
 from tests.lab.host import Host
 from tests.lab.network import HOSTS, STORE
 from tests.lab.places import Places, default_name
 
+UNITS = ("kvmigd.service", "kvmigd-evacuate.service")
 Log = Callable[[str], None]
 T = TypeVar("T")
 
@@ -66,13 +67,18 @@ class Lab:
     def __enter__(self) -> Lab:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         down(self.name)
 
     @staticmethod
-    def up(name: str = "", *, hosts: int = 2, log: Log = silent) -> Lab:
-        """Bring a lab up from nothing; what there is of an older one by that name is removed first."""
-        return _up(name or default_name(), hosts=hosts, log=log)
+    def up(name: str = "", *, hosts: int = 2, bare: bool = False, log: Log = silent) -> Lab:
+        """Bring a lab up from nothing; what there is of an older one by that name is removed first.
+
+        A `bare` lab has no kvmigd on its hosts.
+        """
+        return _up(name or default_name(), hosts=hosts, bare=bare, log=log)
 
     @staticmethod
     def attach(name: str = "") -> Lab:
@@ -82,10 +88,28 @@ class Lab:
             raise LabError(f"Lab {places.name} is not up.")
         return Lab(places.name)
 
+    def is_current(self, *, hosts: int, bare: bool) -> bool:
+        """Whether an `up` now would make the same lab: as many hosts, and this checkout's kvmigd on them."""
+        layers = [base()]
+        if not bare:
+            layers = [layer for layer in (software.kvmigd(layers[0]), *layers) if layer is not None]
+        return len(self.hosts) == hosts and self.places.described("layers") == [str(layer) for layer in layers]
+
+    def outside(self, *argv: str, check: bool = True) -> Completed:
+        """Run a command of this machine in the lab's namespaces, outside of all hosts."""
+        return holder.run_inside(self.places, *argv, check=check)
+
     def install_pki(self) -> None:
         """Give the hosts certificates, and switch on libvirt's TLS socket and the daemons that need them."""
         pki.install(self.hosts, real=self.has_kvmigd)
         at_once(self._start_services, self.hosts)
+
+    def reset(self) -> None:
+        """Put everything back as it was after `up`: no faults, no guests, all hosts and services up."""
+        reset.wire(self.places)
+        at_once(Host.boot, (self.store, *self.hosts))
+        at_once(lambda host: reset.host(host, kvmigd=self.has_kvmigd), self.hosts)
+        reset.disks(self.hosts[0])
 
     def _start_services(self, host: Host) -> None:
         # libvirtd takes its sockets from systemd: a new one only when it starts
@@ -94,7 +118,7 @@ class Lab:
             "systemctl start libvirtd-tls.socket libvirtd.service"
         )
         if self.has_kvmigd:
-            host.run("systemctl", "--quiet", "enable", "--now", "kvmigd.service", "kvmigd-evacuate.service")
+            host.run("systemctl", "--quiet", "enable", "--now", *UNITS)
 
 
 def down(name: str = "") -> None:
@@ -117,7 +141,7 @@ def _lap(log: Log, what: str) -> Iterator[None]:
     log(f"{time.monotonic() - start:6.1f} s  {what}")
 
 
-def _up(name: str, *, hosts: int, log: Log) -> Lab:
+def _up(name: str, *, hosts: int, bare: bool, log: Log) -> Lab:
     if not 1 <= hosts <= len(HOSTS):
         raise LabError(f"A lab has one to {len(HOSTS)} hosts, not {hosts}.")
     places = Places(name)
@@ -129,8 +153,9 @@ def _up(name: str, *, hosts: int, log: Log) -> Lab:
             layers = [base()]
         with _lap(log, "guests' kernel"):
             uses = [guest_files()]
-        with _lap(log, "kvmigd"):
-            layers = [layer for layer in (software.kvmigd(layers[0]), *layers) if layer is not None]
+        if not bare:
+            with _lap(log, "kvmigd"):
+                layers = [layer for layer in (software.kvmigd(layers[0]), *layers) if layer is not None]
         try:
             with _lap(log, "namespaces and overlays"):
                 with lock("places"):

@@ -42,6 +42,11 @@ class Network(StrEnum):
         return {"mig": "10.77.1", "sto": "10.77.2", "gst": "10.77.3"}[self]
 
 
+def mac(host: str, network: Network) -> str:
+    """Return a link's hardware address: the same at each boot, as others remember it for a while."""
+    return f"52:54:00:{77 + list(Network).index(network)}:01:{_NUMBERS[host]}"
+
+
 def networks(host: str) -> tuple[Network, ...]:
     """Return the networks that a host is plugged into."""
     return (Network.STORAGE,) if host == STORE else tuple(Network)
@@ -58,7 +63,7 @@ def outer(host: str, network: Network) -> str:
 
 
 def hosts_file() -> str:
-    """Return /etc/hosts, the same everywhere: a peer's name must never resolve to 127/8, or libvirt refuses to migrate."""
+    """Return /etc/hosts, the same everywhere: to a peer whose name resolves to 127/8 libvirt does not migrate."""
     lines = ["127.0.0.1 localhost", f"{address(STORE, Network.STORAGE)} {STORE}"]
     return "\n".join(lines + [f"{address(host)} {host}" for host in HOSTS]) + "\n"
 
@@ -72,7 +77,10 @@ def networkd_files(host: str) -> dict[str, str]:
             files[f"10-{network.link}.network"] = (
                 f"[Match]\nName={network.link}\n[Link]\nRequiredForOnline=no\n[Network]\nBridge={BRIDGE}\n{quiet}"
             )
-            files[f"10-{BRIDGE}.netdev"] = f"[NetDev]\nName={BRIDGE}\nKind=bridge\n[Bridge]\nSTP=no\nForwardDelaySec=0\n"
+            files[f"10-{BRIDGE}.netdev"] = (
+                f"[NetDev]\nName={BRIDGE}\nKind=bridge\nMACAddress={mac(host, network)}\n"
+                "[Bridge]\nSTP=no\nForwardDelaySec=0\n"
+            )
             files[f"10-{BRIDGE}.network"] = (
                 f"[Match]\nName={BRIDGE}\n[Link]\nRequiredForOnline=no\n"
                 f"[Network]\nAddress={address(host, network)}/24\nConfigureWithoutCarrier=yes\n{quiet}"
@@ -110,7 +118,7 @@ def plug(host: str, namespace: Path) -> None:
     for network in networks(host):
         end = outer(host, network)
         lines += [
-            f"link add {end} type veth peer name {network.link} netns {namespace}",
+            f"link add {end} type veth peer name {network.link} address {mac(host, network)} netns {namespace}",
             f"link set {end} master {network.bridge} up",
         ]
     run("ip", "-batch", "-", input="\n".join(lines) + "\n")

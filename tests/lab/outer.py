@@ -24,7 +24,15 @@ _NEEDS = {
     "/usr/include/systemd/sd-journal.h": "libsystemd-dev",
 }
 
-APT = ("-qq", "-o", "Acquire::Check-Valid-Until=false", "-o", "Acquire::Check-Date=false", "-o", "DPkg::Lock::Timeout=300")
+APT = (
+    "-qq",
+    "-o",
+    "Acquire::Check-Valid-Until=false",
+    "-o",
+    "Acquire::Check-Date=false",
+    "-o",
+    "DPkg::Lock::Timeout=300",
+)
 """A machine for tests may have a clock that is wrong by months; Debian's signatures are still checked."""
 
 _NO_QUESTIONS = {"DEBIAN_FRONTEND": "noninteractive"}

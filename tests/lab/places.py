@@ -45,7 +45,7 @@ class Places:
         self.description.write_text(json.dumps(words), encoding="utf-8")
 
     def described(self, key: str) -> list[str]:
-        """Return what `describe` has written: `hosts`, the root's `layers` from top to bottom, the cache entries it `uses`."""
+        """Return what `describe` wrote: `hosts`, `layers` of the root from the top down, or cache entries it `uses`."""
         try:
             words = json.loads(self.description.read_text(encoding="utf-8"))
         except FileNotFoundError:

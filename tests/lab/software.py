@@ -1,4 +1,4 @@
-"""kvmigd in the hosts: a layer between the base and each host's own files, made once by the project's `make install`."""
+"""kvmigd in the hosts: a layer between the base and each host's own files, made by the project's `make install`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from tests.lab.caches import digest, obtain
-from tests.lab.command import run
+from tests.lab.command import CONTAINED, run
 from tests.lab.places import CACHE, CHECKOUT
 
 _SOURCES = ("kvmigd", "data", "pyproject.toml", "Makefile")
@@ -15,7 +15,10 @@ _SOURCES = ("kvmigd", "data", "pyproject.toml", "Makefile")
 def has_install() -> bool:
     """Whether this checkout can be installed already."""
     makefile = CHECKOUT / "Makefile"
-    return makefile.exists() and re.search(r"^install\b.*:", makefile.read_text(encoding="utf-8"), re.MULTILINE) is not None
+    return (
+        makefile.exists()
+        and re.search(r"^install\b.*:", makefile.read_text(encoding="utf-8"), re.MULTILINE) is not None
+    )
 
 
 def _files() -> list[Path]:
@@ -35,4 +38,4 @@ def kvmigd(base: Path) -> Path | None:
 def _make(folder: Path) -> None:
     # pip keeps what it has built there, so that a changed line of ours does not compile its dependencies again
     environment = {"PIP_CACHE_DIR": str(CACHE / "pip")}
-    run("make", "-C", CHECKOUT, "install", f"DESTDIR={folder}", "PREFIX=/usr", env=environment, timeout=900)
+    run(*CONTAINED, "make", "-C", CHECKOUT, "install", f"DESTDIR={folder}", "PREFIX=/usr", env=environment, timeout=900)

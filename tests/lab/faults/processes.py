@@ -1,0 +1,91 @@
+"""Faults of processes, units and whole hosts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.lab.command import LabError
+from tests.lab.faults.fault import undo
+from tests.lab.host import Host
+
+
+def pids(host: Host, what: str | int) -> list[int]:
+    """Return the processes meant: the main one of a unit (`x.service`), those of a name, or that number itself."""
+    if isinstance(what, int):
+        return [what]
+    if what.endswith(".service"):
+        return [pid for pid in (host.main_pid(what),) if pid]
+    # the kernel keeps 15 characters of a process's name
+    return [int(word) for word in host.run("pgrep", "-x", "--", re.escape(what[:15]), check=False).stdout.split()]
+
+
+def _signal(host: Host, name: str, what: str | int) -> list[int]:
+    found = pids(host, what)
+    if not found:
+        raise LabError(f"Nothing called {what} runs on {host.name}.")
+    host.run("kill", "-s", name, *map(str, found))
+    return found
+
+
+@contextmanager
+def paused(host: Host, what: str | int) -> Iterator[None]:
+    """Stop a process (SIGSTOP), which goes on at the end if it is still there."""
+    found = _signal(host, "STOP", what)
+    try:
+        yield
+    finally:
+        for pid in found:
+            undo(host, "kill", "-s", "CONT", str(pid))
+
+
+@contextmanager
+def killed(host: Host, what: str | int) -> Iterator[None]:
+    """Kill a process (SIGKILL); a unit is running again at the end."""
+    _signal(host, "KILL", what)
+    try:
+        yield
+    finally:
+        if isinstance(what, str) and what.endswith(".service"):
+            _started(host, what)
+
+
+@contextmanager
+def stopped(host: Host, unit: str, *sockets: str) -> Iterator[None]:
+    """Stop a unit in the regular way, with the sockets that would start it again; all run again at the end."""
+    host.run("systemctl", "stop", *sockets, unit)
+    try:
+        yield
+    finally:
+        if host.is_on:
+            # a socket cannot be started while the service that it belongs to runs
+            for each in (*sockets, unit):
+                _started(host, each)
+
+
+@contextmanager
+def restarted(host: Host, unit: str) -> Iterator[None]:
+    """Restart a unit; it runs at the end, whatever has become of it."""
+    host.run("systemctl", "restart", unit)
+    try:
+        yield
+    finally:
+        _started(host, unit)
+
+
+def _started(host: Host, unit: str) -> None:
+    if host.is_on:
+        host.run("systemctl", "reset-failed", unit, check=False)
+        host.run("systemctl", "start", unit)
+
+
+@contextmanager
+def power_cut(host: Host) -> Iterator[None]:
+    """Pull the plug of a host; it boots again at the end."""
+    host.power_cut()
+    try:
+        yield
+    finally:
+        host.boot()
+        host.wait_up()

@@ -1,0 +1,82 @@
+"""Putting a lab back between two tests: quick when there is nothing to do, thorough when something hangs."""
+
+from __future__ import annotations
+
+from tests.lab import holder, network, storage
+from tests.lab.command import LabError
+from tests.lab.guests import FOLDER
+from tests.lab.host import Host
+from tests.lab.network import BRIDGE, HOSTS, STORE, Network
+from tests.lab.places import Places
+from tests.lab.roots import MOUNTPOINT
+
+FAULT = "lab_fault"
+"""Every nftables table of a fault is called so; what a test that was killed has left is found by it."""
+
+_WIRE = """\
+nft flush ruleset
+for link in "$@"; do
+    ip link set "$link" up && tc qdisc del dev "$link" root
+done 2> /dev/null
+true
+"""
+
+_HOST = f"""\
+pkill -CONT --runstates T || true
+nft list tables | while read -r _ family name; do
+    case $name in {FAULT}*) nft delete table "$family" "$name" ;; esac
+done
+for link in mig0 sto0 gst0; do tc qdisc del dev "$link" root 2> /dev/null || true; done
+[ -d /sys/class/net/{BRIDGE}/brif/gst0 ] || {{
+    systemctl restart systemd-networkd.service
+    for n in $(seq 50); do [ -d /sys/class/net/{BRIDGE}/brif/gst0 ] && break; sleep 0.1; done
+}}
+ip link set {BRIDGE} up
+mountpoint -q {MOUNTPOINT} || mount {MOUNTPOINT}
+[ -z "$(systemctl --failed --quiet)" ] || systemctl reset-failed
+systemctl start libvirtd.socket libvirtd-tls.socket "$@"
+"""
+
+_GUESTS = """\
+for name in $(virsh --quiet list --all --name); do
+    virsh --quiet destroy "$name" > /dev/null 2>&1 || true
+    virsh --quiet undefine --managed-save --snapshots-metadata --nvram "$name"
+done
+"""
+
+_FORCE = """\
+systemctl kill --signal=KILL libvirtd.service || true
+pkill -KILL -f '^/usr/bin/qemu-system' || true
+sleep 1
+systemctl reset-failed
+systemctl restart libvirtd.socket libvirtd-tls.socket libvirtd.service
+"""
+
+
+def wire(places: Places) -> None:
+    """Undo what was done to the networks between the hosts."""
+    every = (*HOSTS, STORE)
+    links = [network.outer(host, each) for host in every for each in Network if each in network.networks(host)]
+    holder.run_inside(places, "sh", "-c", _WIRE, "sh", *links)
+
+
+def host(host: Host, *, kvmigd: bool) -> None:
+    """Undo what was done to a host and remove its guests."""
+    if not host.is_up():
+        host.wait_up()
+    host.sh(_HOST, *(("kvmigd.service", "kvmigd-evacuate.service") if kvmigd else ()))
+    if kvmigd:
+        host.run("kvmigctl", "maintenance", "off", check=False)
+    try:
+        host.sh(_GUESTS, timeout=20)
+    except LabError:
+        # libvirtd hangs, or reconnects to guests after a restart and does not know them yet
+        host.sh(_FORCE)
+        host.sh(_GUESTS, timeout=60)
+
+
+def disks(host: Host) -> None:
+    """Remove the guests' disks, through a host, for GlusterFS to know of it."""
+    folder = storage.brick_file(host, FOLDER)
+    if folder.is_dir() and any(folder.iterdir()):
+        host.run("find", FOLDER, "-mindepth", "1", "-delete")
