@@ -62,10 +62,11 @@ def names_in(certificate: dict[str, Any]) -> tuple[str, ...]:
 def read(path: Path, what: str) -> bytes:
     """The content of a PEM file; raises CertificateInvalid."""
     try:
-        with path.open("rb") as file:
+        # Without O_NONBLOCK a FIFO there would stop the daemon.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise CertificateInvalid(f"{what} {path} is not a regular file.")
-            content = file.read(SIZE_LIMIT)
+            content = file.read(SIZE_LIMIT) or b""
     except FileNotFoundError:
         raise CertificateInvalid(f"{what} {path} does not exist.", hint=INSTALL_HINT) from None
     except OSError as error:

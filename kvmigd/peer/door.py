@@ -8,6 +8,7 @@ import errno
 import socket
 import ssl
 import time
+from typing import Any, cast
 
 import structlog
 from aiohttp import web
@@ -107,20 +108,26 @@ class Door:
             task.add_done_callback(self._greetings.discard)
 
     async def _greet(self, connection: socket.socket, origin: str) -> None:
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                self._server,
-                connection,
-                ssl=self.context,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS,
-                ssl_shutdown_timeout=1.0,
-            )
-        except ssl.SSLCertVerificationError as error:
-            self.complain(origin, f"its certificate {why_refused(error)}")
-        except ssl.SSLError as error:
-            self.complain(origin, _HANDSHAKE.get(error.reason, f"TLS failed: {error.reason}"))
-        except OSError as error:
-            log.debug("peer handshake ended", origin=origin, error=str(error))
+        assert self.context is not None
+        recorded = _Recorded(self.context)
+        with connection.dup() as last_word:
+            try:
+                await asyncio.get_running_loop().connect_accepted_socket(
+                    self._server,
+                    connection,
+                    ssl=cast(ssl.SSLContext, recorded),
+                    ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                    ssl_shutdown_timeout=1.0,
+                )
+            except ssl.SSLError as error:
+                with contextlib.suppress(OSError):
+                    last_word.send(recorded.alert)
+                if isinstance(error, ssl.SSLCertVerificationError):
+                    self.complain(origin, f"its certificate {why_refused(error)}")
+                else:
+                    self.complain(origin, _HANDSHAKE.get(error.reason, f"TLS failed: {error.reason}"))
+            except OSError as error:
+                log.debug("peer handshake ended", origin=origin, error=str(error))
 
     def complain(self, origin: str, reason: str) -> None:
         """Say that somebody was turned away; the same only once a minute, and not too many in all."""
@@ -129,6 +136,47 @@ class Door:
         if (origin, reason) not in self._complaints and len(self._complaints) < COMPLAINT_LIMIT:
             self._complaints[origin, reason] = now
             log.warning("stranger turned away", origin=origin, reason=reason)
+
+
+class _Candid(ssl.SSLObject):
+    """TLS that keeps the alert of a handshake that failed, before asyncio throws it away."""
+
+    outgoing: ssl.MemoryBIO
+    alert = b""
+
+    def do_handshake(self) -> None:
+        """As in ssl.SSLObject."""
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError:
+            self.alert = self.outgoing.read()
+            raise
+
+
+class _Recorded:
+    """A TLS context for one connection whose alert can be had afterwards.
+
+    When a handshake fails, asyncio drops the connection together with the alert that would tell the other side why.
+    Of a context it wants nothing but `wrap_bio`.
+    """
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        self._made: _Candid | None = None
+
+    def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, **how: Any) -> ssl.SSLObject:
+        """As in ssl.SSLContext."""
+        self._context.sslobject_class = _Candid
+        self._made = cast(_Candid, self._context.wrap_bio(incoming, outgoing, **how))
+        self._made.outgoing = outgoing
+        return self._made
+
+    @property
+    def alert(self) -> bytes:
+        """What the other side should hear; empty if there is nothing."""
+        return self._made.alert if self._made is not None else b""
 
 
 _HANDSHAKE = {

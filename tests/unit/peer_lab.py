@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
+from typing import Any, ParamSpec
 
 import msgspec
 
@@ -49,16 +50,41 @@ FACTS = HostFacts(
 FAST = Pace(silence=0.4, first_pause=0.02, longest_pause=0.05, steady=0.0, ping=0.05, call=2.0)
 
 
-@cache
-def authority(number: int = 1) -> Authority:
-    """A CA; each number is another one. RSA keys take their time, so a test run makes few."""
+Arguments = ParamSpec("Arguments")
+
+
+def asynchronous(test: Callable[Arguments, Coroutine[Any, Any, None]]) -> Callable[Arguments, None]:
+    """A test with a loop of its own, and an end to it if something hangs."""
+
+    @wraps(test)
+    def run(*arguments: Arguments.args, **named: Arguments.kwargs) -> None:
+        async def limited() -> None:
+            async with asyncio.timeout(8):
+                await test(*arguments, **named)
+
+        asyncio.run(limited())
+
+    return run
+
+
+@cache  # RSA keys take their time, so a test run makes few
+def _authority(_number: int) -> Authority:
     return Authority.create()
 
 
 @cache
+def _bundle(name: str, ca: int) -> Bundle:
+    return _authority(ca).issue(name)
+
+
+def authority(number: int = 1) -> Authority:
+    """A CA; each number is another one."""
+    return _authority(number)
+
+
 def bundle(name: str, *, ca: int = 1) -> Bundle:
     """A host's bundle."""
-    return authority(ca).issue(name, addresses=["127.0.0.1"] if name == "hostb" else [])
+    return _bundle(name, ca)
 
 
 def pki_below(root: Path) -> Pki:
@@ -95,6 +121,73 @@ def dated(name: str, *, begins: int, days: int) -> Bundle:
         begins=datetime.now(UTC) + timedelta(days=begins),
     )
     return Bundle(ca=authority().pem, certificate=pem_of_certificate(certificate), key=pem_of_key(key))
+
+
+def named(
+    name: str,
+    *,
+    alternative: tuple[str, ...],
+    purposes: tuple[str, ...] = (),
+    key_encipherment: bool = True,
+) -> Bundle:
+    """A certificate by somebody else's rules; without `purposes` it has no extended key usage at all."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+    ca = authority()
+    key = load_pem_private_key(bundle(name).key, password=None)
+    usage = x509.KeyUsage(
+        digital_signature=True,
+        key_encipherment=key_encipherment,
+        key_cert_sign=False,
+        crl_sign=False,
+        content_commitment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(ca.certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime.now(UTC) - timedelta(days=1))
+        .not_valid_after(datetime.now(UTC) + timedelta(days=5))
+        .add_extension(usage, critical=True)
+    )
+    if alternative:
+        builder = builder.add_extension(
+            x509.SubjectAlternativeName([x509.DNSName(each) for each in alternative]), critical=False
+        )
+    if purposes:
+        oids = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
+        builder = builder.add_extension(x509.ExtendedKeyUsage([oids[each] for each in purposes]), critical=True)
+    certificate = builder.sign(ca.key, hashes.SHA256())
+    return Bundle(ca=ca.pem, certificate=pem_of_certificate(certificate), key=pem_of_key(key))
+
+
+def revocation(serials: list[int]) -> bytes:
+    """The CA's list of revoked certificates."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(authority().certificate.subject)
+        .last_update(now - timedelta(days=1))
+        .next_update(now + timedelta(days=1))
+    )
+    for serial in serials:
+        builder = builder.add_revoked_certificate(
+            x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+        )
+    return builder.sign(authority().key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
 def config(root: Path, *, name: str = "hostb", pki: Pki, port: int = 1, peers: tuple[Peer, ...] = ()) -> Config:
