@@ -134,17 +134,22 @@ class ProofDesk:
         try:
             await proof.serve()
         finally:
-            proof.close()
-            del self._open[proof.token]
+            self._retire(proof)
+
+    def _retire(self, proof: Proof) -> None:
+        proof.close()
+        if self._open.pop(proof.token, None):
             self._ended.append(proof)
 
     async def close(self) -> None:
         """End all proofs."""
-        tasks = [task for _, task in self._open.values()]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        for proof, task in tuple(self._open.values()):
+            await self._stop(proof, task)
+
+    async def _stop(self, proof: Proof, task: asyncio.Task[None]) -> None:
+        task.cancel()
+        await asyncio.wait({task})
+        self._retire(proof)  # a task that was cancelled before its first step has not done it
 
     async def end(self, token: str, *, peer: str) -> ProofEnd:
         """End a proof and tell who connected; one that is not known has ended before."""
@@ -156,8 +161,7 @@ class ProofDesk:
         if proof.peer != peer:
             raise NotAuthorised(f"This proof was not asked for by {peer}.")
         if task is not None:
-            task.cancel()
-            await asyncio.wait({task})
+            await self._stop(proof, task)
         return ProofEnd(connected_from=proof.connected_from)
 
 
