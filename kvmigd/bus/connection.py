@@ -17,12 +17,26 @@ from dbus_next.signature import Variant
 from kvmigd.errors import KvmigdError
 
 SYSTEM_BUS = "unix:path=/var/run/dbus/system_bus_socket"
+CONNECT_SECONDS = 10.0
 BUS = "org.freedesktop.DBus"
 BUS_PATH = "/org/freedesktop/DBus"
 
 
 class BusUnavailable(KvmigdError):
     """The message bus cannot be reached, went away, or does not give us our name."""
+
+
+class _Bus(MessageBus):
+    """dbus-next's bus, which would spin for ever if the bus hung up while it authenticates us."""
+
+    async def _auth_readline(self) -> str:
+        line = b""
+        while not line.endswith(b"\r\n"):
+            part = await self._loop.sock_recv(self._sock, 1)
+            if not part:
+                raise EOFError("it hung up")
+            line += part
+        return line.decode("ascii", "replace").rstrip("\r\n")
 
 
 class CallFailed(Exception):
@@ -76,15 +90,19 @@ class Connection:
     @classmethod
     async def open(cls, address: str | None = None) -> Self:
         """Connect to the system bus (DBUS_SYSTEM_BUS_ADDRESS is honoured) or to the bus at `address`."""
-        bus = MessageBus.__new__(MessageBus)
+        bus = _Bus.__new__(_Bus)
         try:
             # In two steps, because a constructor that fails leaves a socket behind that somebody must close.
-            MessageBus.__init__(bus, address or os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or SYSTEM_BUS)
+            _Bus.__init__(bus, address or os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or SYSTEM_BUS)
         except (OSError, InvalidAddressError) as error:
             _close_socket(bus)
             raise BusUnavailable(f"The system message bus cannot be reached: {error}.") from error
         try:
-            await bus.connect()
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await bus.connect()
+            # dbus-next takes the text of an error for our name.
+            if not str(bus.unique_name).startswith(":"):
+                raise ConnectionRefusedError(bus.unique_name)
         except Exception as error:
             _close_socket(bus)
             raise BusUnavailable(f"The system message bus does not let us in: {error}.") from error

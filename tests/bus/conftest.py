@@ -67,10 +67,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 class Bus:
     """A dbus-daemon of our own. Its address is also in DBUS_SYSTEM_BUS_ADDRESS."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config_text: str = _CONFIG) -> None:
         self.address = f"unix:path={folder / 'bus'}"
         config = folder / "bus.conf"
-        config.write_text(_CONFIG.format(socket=folder / "bus"), encoding="utf-8")
+        config.write_text(config_text.format(socket=folder / "bus"), encoding="utf-8")
         self._process = subprocess.Popen(
             ["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile", "--nosyslog", "--print-address"],
             stdout=subprocess.PIPE,
@@ -265,10 +265,10 @@ class Ran(NamedTuple):
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-async def run(*command: str) -> Ran:
-    """Run a program."""
+async def run(*command: str, user: int | None = None) -> Ran:
+    """Run a program, as another user if wanted."""
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, user=user
     )
     out, err = await process.communicate()
     assert process.returncode is not None

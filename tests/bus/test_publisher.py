@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import xml.etree.ElementTree as ET
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -241,6 +243,17 @@ async def test_no_bus_is_a_clear_error(bus: Bus) -> None:
         await Connection.open()
     with pytest.raises(BusUnavailable, match="cannot be reached"):
         await Connection.open("unix:path=/nonexistent/bus")
+
+
+async def test_bus_that_hangs_up_is_a_clear_error() -> None:
+    def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    with tempfile.TemporaryDirectory(prefix="bus-") as folder:
+        server = await asyncio.start_unix_server(hang_up, Path(folder) / "bus")
+        with pytest.raises(BusUnavailable, match="does not let us in: "):
+            await Connection.open(f"unix:path={folder}/bus")
+        server.close()
 
 
 async def test_closing_gives_the_name_back() -> None:
