@@ -132,8 +132,8 @@ def _configure(root: Path) -> None:
         "etc/libvirt/libvirtd.conf": LIBVIRTD_CONF,
         "etc/libvirt/qemu.conf": QEMU_CONF,
         "etc/systemd/system/systemd-networkd-wait-online.service.d/lab.conf": _WAIT_ONLINE,
-        # 2 cores carry all hosts: their journals need neither a disk nor a second copy
-        "etc/systemd/journald.conf.d/lab.conf": "[Journal]\nStorage=volatile\nRateLimitBurst=0\n",
+        # what a host said while it went down is read after it has come up again
+        "etc/systemd/journald.conf.d/lab.conf": "[Journal]\nStorage=persistent\nRateLimitBurst=0\n",
     }
     for name, text in texts.items():
         path = root / name

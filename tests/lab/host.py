@@ -220,11 +220,13 @@ class Host:
 
     # -- services
 
-    def journal(self, unit: str = "", since: str = "") -> str:
-        """Return the journal of this boot: of one unit, since a time, where given."""
+    def journal(self, unit: str = "", since: str = "", *, boot: int = 0) -> str:
+        """Return the journal of this boot (or of the one before, -1): of one unit, since a time, where given."""
         options = [f"--unit={unit}"] if unit else []
         options += [f"--since={since}"] if since else []
-        return self.run("journalctl", "--boot", "--no-pager", "--quiet", "--output=short-precise", *options).stdout
+        return self.run(
+            "journalctl", f"--boot={boot}", "--no-pager", "--quiet", "--output=short-precise", *options
+        ).stdout
 
     def is_active(self, unit: str) -> bool:
         """Whether a unit is active."""

@@ -101,15 +101,20 @@ class Lab:
 
     def install_pki(self) -> None:
         """Give the hosts certificates, and switch on libvirt's TLS socket and the daemons that need them."""
-        pki.install(self.hosts, real=self.has_kvmigd)
+        pki.install(self.hosts)
         at_once(self._start_services, self.hosts)
 
     def reset(self) -> None:
         """Put everything back as it was after `up`: no faults, no guests, all hosts and services up."""
         reset.wire(self.places)
         at_once(Host.boot, (self.store, *self.hosts))
-        at_once(lambda host: reset.host(host, kvmigd=self.has_kvmigd), self.hosts)
+        at_once(lambda host: reset.host(host, UNITS if self.has_kvmigd else ()), self.hosts)
+        # a guest may be on its way from one host to another: until none of them has had one
+        while any(at_once(reset.guests, self.hosts)):
+            pass
         reset.disks(self.hosts[0])
+        if self.has_kvmigd:
+            at_once(reset.maintenance_off, self.hosts)
 
     def _start_services(self, host: Host) -> None:
         # libvirtd takes its sockets from systemd: a new one only when it starts

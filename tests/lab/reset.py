@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tests.lab import holder, network, storage
 from tests.lab.command import LabError
 from tests.lab.guests import FOLDER
@@ -27,6 +29,7 @@ nft list tables | while read -r _ family name; do
     case $name in {FAULT}*) nft delete table "$family" "$name" ;; esac
 done
 for link in mig0 sto0 gst0; do tc qdisc del dev "$link" root 2> /dev/null || true; done
+# networkd makes the bridge only when it starts, and the reset of a lab that is in order must be quick
 [ -d /sys/class/net/{BRIDGE}/brif/gst0 ] || {{
     systemctl restart systemd-networkd.service
     for n in $(seq 50); do [ -d /sys/class/net/{BRIDGE}/brif/gst0 ] && break; sleep 0.1; done
@@ -38,9 +41,11 @@ systemctl start libvirtd.socket libvirtd-tls.socket "$@"
 """
 
 _GUESTS = """\
-for name in $(virsh --quiet list --all --name); do
+names=$(virsh --quiet list --all --name)
+for name in $names; do
+    echo "$name"
     virsh --quiet destroy "$name" > /dev/null 2>&1 || true
-    virsh --quiet undefine --managed-save --snapshots-metadata --nvram "$name"
+    virsh --quiet undefine --managed-save --snapshots-metadata --nvram "$name" > /dev/null
 done
 """
 
@@ -60,19 +65,28 @@ def wire(places: Places) -> None:
     holder.run_inside(places, "sh", "-c", _WIRE, "sh", *links)
 
 
-def host(host: Host, *, kvmigd: bool) -> None:
-    """Undo what was done to a host and remove its guests."""
+def host(host: Host, units: Iterable[str]) -> None:
+    """Undo what was done to a host, and start these units of its if they do not run."""
     if not host.is_up():
         host.wait_up()
-    host.sh(_HOST, *(("kvmigd.service", "kvmigd-evacuate.service") if kvmigd else ()))
-    if kvmigd:
-        host.run("kvmigctl", "maintenance", "off", check=False)
+    host.sh(_HOST, *units)
+
+
+def guests(host: Host) -> bool:
+    """Remove a host's guests; False when there were none."""
     try:
-        host.sh(_GUESTS, timeout=20)
+        return host.sh(_GUESTS, timeout=20) != ""
     except LabError:
         # libvirtd hangs, or reconnects to guests after a restart and does not know them yet
         host.sh(_FORCE)
         host.sh(_GUESTS, timeout=60)
+        return True
+
+
+def maintenance_off(host: Host) -> None:
+    """End a host's maintenance; by the bus, as that is ten times as quick as kvmigctl."""
+    call = ("busctl", "call", "org.kvmigd1", "/org/kvmigd1", "org.kvmigd1.Manager")
+    host.run(*call, "SetMaintenance", "ba{sv}", "false", "0", check=False)
 
 
 def disks(host: Host) -> None:
