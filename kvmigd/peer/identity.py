@@ -151,7 +151,8 @@ def unreachable(peer: Peer, error: BaseException | str) -> PeerUnreachable:
     if isinstance(error, TimeoutError):
         why = "no answer in time"
     elif isinstance(error, OSError):
-        why = error.strerror or str(error)
+        # asyncio's own text for a failed connect names the call, not the cause.
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
     else:
         why = str(error)
     return PeerUnreachable(

@@ -47,7 +47,8 @@ FACTS = HostFacts(
     memory_free=4 * GIB,
     software=Software(kvmigd="0.1.0", kernel="6.1", release=Release()),
 )
-FAST = Pace(silence=0.4, first_pause=0.02, longest_pause=0.05, steady=0.0, ping=0.05, call=2.0)
+FAST = Pace(silence=5.0, first_pause=0.02, longest_pause=0.05, steady=0.0, ping=0.05, call=2.0)
+IMPATIENT = msgspec.structs.replace(FAST, silence=0.3)
 
 
 Arguments = ParamSpec("Arguments")
@@ -276,11 +277,17 @@ async def serving(
 
 
 def link_to(
-    port: int, pki: Pki, *, name: str = "hostb", protocols: tuple[int, ...] = (1,), pace: Pace = FAST
+    port: int,
+    pki: Pki,
+    *,
+    name: str = "hostb",
+    protocols: tuple[int, ...] = (1,),
+    pace: Pace = FAST,
+    on_change: Callable[[str], None] | None = None,
 ) -> PeerLink:
     """A link to hostb's server."""
     peer = Peer(name=name, address="127.0.0.1", port=port)
-    return PeerLink(peer, Credentials(pki), protocols=protocols, pace=pace)
+    return PeerLink(peer, Credentials(pki), protocols=protocols, pace=pace, on_change=on_change)
 
 
 @asynccontextmanager

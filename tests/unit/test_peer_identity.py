@@ -188,7 +188,7 @@ async def test_tls_12_is_refused(tmp_path: Path) -> None:
 async def test_nobody_there(tmp_path: Path) -> None:
     error = await complaint(lab.installed(tmp_path / "a", "hosta"), lab.free_port())
     assert isinstance(error, PeerUnreachable)
-    assert "cannot be reached: Connect" in error.message
+    assert "cannot be reached: Connection refused." in error.message
     assert "systemctl status kvmigd" in error.hint
 
 
