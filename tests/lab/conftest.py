@@ -81,18 +81,6 @@ def b(hosts: Hosts) -> Host:
 
 
 @pytest.fixture
-def a(hosts: Hosts) -> Host:
-    """The first host."""
-    return hosts.a
-
-
-@pytest.fixture
-def b(hosts: Hosts) -> Host:
-    """The second host."""
-    return hosts.b
-
-
-@pytest.fixture
 def linux_guest() -> MakeGuest:
     """Make Linux guests: `linux_guest(host, "name", number=…, memory=…)`; they are removed with the reset."""
 
