@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.lab.caches import digest, obtain
+from tests.lab.caches import digest, lock, obtain
 from tests.lab.command import CONTAINED, run
 from tests.lab.places import CACHE, CHECKOUT
 
@@ -38,4 +38,7 @@ def kvmigd(base: Path) -> Path | None:
 def _make(folder: Path) -> None:
     # pip keeps what it has built there, so that a changed line of ours does not compile its dependencies again
     environment = {"PIP_CACHE_DIR": str(CACHE / "pip")}
-    run(*CONTAINED, "make", "-C", CHECKOUT, "install", f"DESTDIR={folder}", "PREFIX=/usr", env=environment, timeout=900)
+    install = ("make", "-C", CHECKOUT, "install", f"DESTDIR={folder}", "PREFIX=/usr")
+    # one at a time: it builds in the checkout, and a purge must leave pip's cache alone meanwhile
+    with lock("pip"):
+        run(*CONTAINED, *install, env=environment, timeout=900)
