@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from kvmigd.errors import CertificateInvalid
+from kvmigd.errors import CertificateInvalid, InvalidArguments
 
 MEMBERS = {"cacert.pem": "ca", "cert.pem": "certificate", "key.pem": "key"}
 MEMBER_LIMIT = 64 << 10
@@ -236,3 +236,18 @@ def qemu_group(root: Path) -> tuple[str, int | None]:
                     if fields[0] == name and len(fields) > 2 and fields[2].isdigit():
                         return name, int(fields[2])
     return "", None
+
+
+def write_new(path: Path, content: bytes, *, mode: int) -> None:
+    """Write a file that must not be there yet, not even as a link; it never has another mode than this."""
+    try:
+        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    except FileExistsError as error:
+        raise InvalidArguments(
+            f"{path} exists already; it stays as it is.", hint="Remove it or name another."
+        ) from error
+    except OSError as error:
+        raise InvalidArguments(f"{path} cannot be written: {error.strerror}.") from error
+    with open(number, "wb") as file:
+        os.fchmod(number, mode)
+        file.write(content)

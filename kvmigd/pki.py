@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kvmigd.bundle import Bundle
+from kvmigd.bundle import Bundle, write_new
 from kvmigd.config import Name
 from kvmigd.errors import CertificateInvalid, InvalidArguments
 
@@ -90,13 +89,11 @@ class Authority:
 
     def save(self, directory: Path) -> None:
         """Put the CA into a directory; one that is there already is never replaced."""
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for name in (CA_KEY, CA_CERTIFICATE):
-            if os.path.lexists(directory / name):
-                raise CertificateInvalid(
-                    f"{directory} already holds a CA ({name}); it stays as it is.",
-                    hint="Use it with kvmigctl pki issue, or give another --directory.",
-                )
+        free_for_new_ca(directory)
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise CertificateInvalid(f"{directory} cannot be made: {error.strerror}.") from error
         write_new(directory / CA_KEY, pem_of_key(self.key), mode=0o600)
         write_new(directory / CA_CERTIFICATE, self.pem, mode=0o644)
 
@@ -157,6 +154,16 @@ class Authority:
         return builder.sign(self.key, hashes.SHA256())
 
 
+def free_for_new_ca(directory: Path) -> None:
+    """Raises CertificateInvalid if the directory holds a CA, or the rest of one."""
+    for name in (CA_KEY, CA_CERTIFICATE):
+        if os.path.lexists(directory / name):
+            raise CertificateInvalid(
+                f"{directory} already holds a CA ({name}); it stays as it is.",
+                hint="Use it with kvmigctl pki issue, or give another --directory.",
+            )
+
+
 def _name(common: str) -> x509.Name:
     from cryptography import x509
     from cryptography.x509.oid import NameOID
@@ -167,9 +174,10 @@ def _name(common: str) -> x509.Name:
 def _general_name(name: str) -> x509.GeneralName:
     from cryptography import x509
 
-    if re.fullmatch(r"[0-9.]+", name):
+    try:
         return x509.IPAddress(ipaddress.ip_address(name))
-    return x509.DNSName(name)
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
@@ -189,27 +197,14 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def pem_of_certificate(certificate: x509.Certificate) -> bytes:
+    """A certificate as a file holds it."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
     return certificate.public_bytes(Encoding.PEM)
 
 
 def pem_of_key(key: RSAPrivateKey) -> bytes:
+    """A key as a file holds it."""
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def write_new(path: Path, content: bytes, *, mode: int) -> None:
-    """Write a file that must not be there yet, not even as a link; it never has another mode than this."""
-    try:
-        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    except FileExistsError as error:
-        raise InvalidArguments(
-            f"{path} exists already; it stays as it is.", hint="Remove it or name another."
-        ) from error
-    except OSError as error:
-        raise InvalidArguments(f"{path} cannot be written: {error.strerror}.") from error
-    with open(number, "wb") as file:
-        os.fchmod(number, mode)
-        file.write(content)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, wraps
 from pathlib import Path
 from typing import Any, ParamSpec
+from unittest.mock import patch
 
 import msgspec
 
@@ -68,14 +69,16 @@ def asynchronous(test: Callable[Arguments, Coroutine[Any, Any, None]]) -> Callab
     return run
 
 
-@cache  # RSA keys take their time, so a test run makes few
+@cache  # RSA keys take their time, so a test run makes few, and small ones
 def _authority(_number: int) -> Authority:
-    return Authority.create()
+    with patch("kvmigd.pki.KEY_BITS", 2048):
+        return Authority.create()
 
 
 @cache
 def _bundle(name: str, ca: int) -> Bundle:
-    return _authority(ca).issue(name)
+    with patch("kvmigd.pki.KEY_BITS", 2048):
+        return _authority(ca).issue(name)
 
 
 def authority(number: int = 1) -> Authority:
