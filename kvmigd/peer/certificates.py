@@ -137,7 +137,9 @@ def context(pair: Pair) -> ssl.SSLContext:
         raise CertificateInvalid(f"Certificate {pair.certificate} or its key {pair.key} cannot be decoded.") from error
     except ValueError as error:
         raise CertificateInvalid(f"Private key {pair.key} cannot be decoded: {error}.") from error
-    if pair.role == "client":
+    if pair.role == "server":
+        made.num_tickets = 0  # a resumed session would not judge the client's certificate again
+    else:
         # Older PKI has certificates without alternative names; libvirt takes their common name too.
         made.hostname_checks_common_name = True
     return made

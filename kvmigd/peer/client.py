@@ -248,17 +248,17 @@ class PeerClient:
 
     async def settle(
         self, job: str, uuid: str, *, outcome: Literal["arrived", "stayed"], autostart: bool
-    ) -> Whereabouts:
+    ) -> wire.Settled:
         """End the job on the peer, and hear where the guest stands there."""
         request = wire.SettleRequest(job=job, uuid=uuid, outcome=outcome, autostart=autostart)
         try:
-            told = await self._call("/settle", request, shape=Whereabouts)
+            told = await self._call("/settle", request, shape=wire.Settled)
         except NoLease:
             if job not in self._claims:
                 raise
             # The peer's daemon was restarted since the last renewal: it can take the lease up again and settle it.
             await self.renew(job)
-            told = await self._call("/settle", request, shape=Whereabouts)
+            told = await self._call("/settle", request, shape=wire.Settled)
         self._claims.pop(job, None)
         return told
 

@@ -17,6 +17,8 @@ from kvmigd.errors import CertificateInvalid, KvmigdError, PeerNotTrusted, PeerU
 from kvmigd.peer.certificates import Pair, Role, context, rehearse, spoken, subject_of, why_refused
 
 DIAGNOSIS_SECONDS = 2.0
+FAILURE_SECONDS = 60.0
+"""So long a failure is believed while the files stay as they are: a certificate may become valid with time."""
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -25,7 +27,15 @@ class Loaded(msgspec.Struct, frozen=True):
     context: ssl.SSLContext
     signature: tuple[tuple[int, int, int], ...]
     not_after: float
-    certificate: Path
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """Why no context could be made of which files, and when that was found."""
+
+    signature: tuple[tuple[int, int, int], ...]
+    when: float
+    message: str
+    hint: str
 
 
 class Credentials:
@@ -34,12 +44,14 @@ class Credentials:
     def __init__(self, pki: Pki) -> None:
         self._pki = pki
         self._loaded: dict[Role, Loaded] = {}
+        self._failed: dict[Role, Failed] = {}
 
     def apply(self, pki: Pki) -> None:
         """Other places for the files."""
         if pki != self._pki:
             self._pki = pki
             self._loaded.clear()
+            self._failed.clear()
 
     def _pair(self, role: Role) -> Pair:
         pki = self._pki
@@ -52,13 +64,22 @@ class Credentials:
         pair = self._pair(role)
         signature = tuple(_signature(path) for path in (pair.ca, pair.certificate, pair.key))
         loaded = self._loaded.get(role)
-        if loaded is None or loaded.signature != signature or time.time() > loaded.not_after:
-            self._loaded.pop(role, None)
+        if loaded is not None and loaded.signature == signature and time.time() <= loaded.not_after:
+            return loaded.context
+        failed = self._failed.get(role)
+        # Judging costs some 10 ms, and those who wait for better files ask every few seconds.
+        if failed is not None and failed.signature == signature and time.monotonic() - failed.when < FAILURE_SECONDS:
+            raise CertificateInvalid(failed.message, hint=failed.hint)
+        self._loaded.pop(role, None)
+        try:
             made = context(pair)
             rehearse(pair)
-            loaded = Loaded(made, signature, subject_of(pair.certificate).not_after, pair.certificate)
-            self._loaded[role] = loaded
-        return loaded.context
+        except CertificateInvalid as error:
+            self._failed[role] = Failed(signature, time.monotonic(), error.message, error.hint)
+            raise
+        self._failed.pop(role, None)
+        self._loaded[role] = Loaded(made, signature, subject_of(pair.certificate).not_after)
+        return made
 
 
 def _signature(path: Path) -> tuple[int, int, int]:
@@ -99,7 +120,7 @@ _ALERTS = {
 }
 
 
-def tls_error(error: ssl.SSLError, peer: Peer, *, certificate: Path | None = None) -> KvmigdError:
+def tls_error(error: ssl.SSLError, peer: Peer) -> KvmigdError:
     """What a failed handshake with a peer means."""
     where = f"{peer.name} ({peer.host} port {peer.port})"
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -177,6 +198,6 @@ def translate(error: BaseException, peer: Peer) -> KvmigdError:
     for link in (error, error.__cause__):
         if isinstance(link, ssl.SSLError):
             return tls_error(link, peer)
-    if isinstance(error, aiohttp.ServerDisconnectedError):
+    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
         return unreachable(peer, "it closed the connection")
     return unreachable(peer, error)

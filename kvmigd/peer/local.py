@@ -7,6 +7,7 @@ from typing import Protocol
 
 from kvmigd.model.guest import Guest, Whereabouts
 from kvmigd.model.host import Examination, HostFacts
+from kvmigd.model.job import Progress
 
 
 class LocalHost(Protocol):
@@ -25,8 +26,11 @@ class LocalHost(Protocol):
     async def whereabouts(self, uuid: str) -> Whereabouts:
         """Where the guest stands on this host, asked of libvirt now."""
 
-    async def settle_arrived(self, uuid: str, *, autostart: bool) -> None:
-        """The guest has arrived for good; start it with the host or not. May be called again."""
+    async def settle_arrived(self, uuid: str, *, autostart: bool) -> Progress | None:
+        """The guest has arrived for good; start it with the host or not. May be called again.
+
+        Returns what libvirt counted of the stream, None where it has forgotten.
+        """
 
     def accepting(self) -> str:
         """Why the host takes no guests; empty if it does."""

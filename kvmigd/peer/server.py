@@ -66,6 +66,7 @@ class PeerServer:
         self._credentials = Credentials(config.pki)
         self._requests: Counter[str] = Counter()
         self._problem = ""
+        self._opening = asyncio.Lock()
         self._listeners: list[Callable[[], None]] = []
         self._proofs = ProofDesk(group)
         self._broadcast = Broadcast(lambda: wire.encode(local.facts) + b"\n")
@@ -121,6 +122,10 @@ class PeerServer:
 
     async def _open(self) -> None:
         """Listen, if the certificates allow it; harmless if nothing has changed."""
+        async with self._opening:
+            await self._open_now()
+
+    async def _open_now(self) -> None:
         problem = ""
         try:
             # A certificate that can no longer be used does not end what stands: peers judge it themselves.
@@ -285,11 +290,13 @@ class PeerServer:
         message = await self._read(request, wire.WhereaboutsRequest)
         return await self._local.whereabouts(message.uuid)
 
-    async def _settle(self, request: web.Request, peer: Peer) -> Whereabouts:
+    async def _settle(self, request: web.Request, peer: Peer) -> wire.Settled:
         message = await self._read(request, wire.SettleRequest)
         self.desk.check_settle(message.job, message.uuid, peer=peer.name)
+        statistics = None
         if message.outcome == "arrived":
-            await self._local.settle_arrived(message.uuid, autostart=message.autostart)
+            statistics = await self._local.settle_arrived(message.uuid, autostart=message.autostart)
         # Only now: if libvirt failed, the peer asks again under the same lease.
         self.desk.release(message.job, peer=peer.name)
-        return await self._local.whereabouts(message.uuid)
+        where = await self._local.whereabouts(message.uuid)
+        return wire.Settled(**msgspec.structs.asdict(where), statistics=statistics)

@@ -9,7 +9,8 @@ import msgspec
 from kvmigd.config import Bytes, Port
 from kvmigd.errors import InvalidArguments, KvmigdError, NotAuthorised, PeerFailed, from_wire, row_of
 from kvmigd.model.finding import Finding
-from kvmigd.model.guest import Guest
+from kvmigd.model.guest import Guest, Whereabouts
+from kvmigd.model.job import Progress
 
 PROTOCOLS: tuple[int, ...] = (1,)
 """Protocol versions that this kvmigd speaks; two daemons use the highest that both do."""
@@ -139,6 +140,12 @@ class SettleRequest(msgspec.Struct, frozen=True, kw_only=True):
     uuid: JobId
     outcome: Literal["arrived", "stayed"]
     autostart: bool
+
+
+class Settled(Whereabouts, frozen=True, kw_only=True):
+    """Where the guest stands afterwards and, if it arrived, what libvirt there counted of the stream."""
+
+    statistics: Progress | None = None
 
 
 T = TypeVar("T")

@@ -19,6 +19,7 @@ from kvmigd.bundle import Bundle, install
 from kvmigd.config import Config, Listen, Migration, Peer, Pki
 from kvmigd.model.guest import Guest, GuestState, Whereabouts
 from kvmigd.model.host import Examination, HostFacts, Release, Software
+from kvmigd.model.job import Progress
 from kvmigd.model.peer import PeerState
 from kvmigd.peer.admission import AdmissionDesk
 from kvmigd.peer.identity import Credentials
@@ -238,8 +239,9 @@ class MadeUpHost:
     async def whereabouts(self, uuid: str) -> Whereabouts:
         return Whereabouts(host="hostb", known=uuid == GUEST.uuid, state=GuestState.RUNNING)
 
-    async def settle_arrived(self, uuid: str, *, autostart: bool) -> None:
+    async def settle_arrived(self, uuid: str, *, autostart: bool) -> Progress | None:
         self.settled.append((uuid, autostart))
+        return Progress(total=GIB, pause_usec=25_000)
 
     def accepting(self) -> str:
         return self.not_accepting

@@ -74,6 +74,8 @@ async def test_from_admission_to_settlement(tmp_path: Path) -> None:
         for _ in range(2):
             told = await link.settle(JOB, GUEST.uuid, outcome="arrived", autostart=True)
             assert told.is_executing
+            assert told.statistics is not None
+            assert told.statistics.pause_usec == 25_000
         assert met.host.settled == [(GUEST.uuid, True)] * 2
         assert met.server.desk.reserved_memory == 0
         for _ in range(2):
@@ -86,7 +88,8 @@ async def test_from_admission_to_settlement(tmp_path: Path) -> None:
 async def test_a_guest_that_stayed(tmp_path: Path) -> None:
     async with meeting(tmp_path) as met:
         await met.link.admit(JOB, GUEST, memory=GIB)
-        await met.link.settle(JOB, GUEST.uuid, outcome="stayed", autostart=True)
+        told = await met.link.settle(JOB, GUEST.uuid, outcome="stayed", autostart=True)
+        assert told.statistics is None
         assert met.host.settled == []
         assert met.server.desk.reservations == ()
 
@@ -400,6 +403,33 @@ async def test_streams_of_one_peer_are_bounded(tmp_path: Path) -> None:
                 assert await more.content.readline()
             await first.read()  # it has been ended
             assert len(met.server._broadcast._streams) <= 5
+
+
+@lab.asynchronous
+async def test_the_server_moves(tmp_path: Path) -> None:
+    """Another port with a reload; one that cannot be had leaves the old one open."""
+    async with meeting(tmp_path) as met:
+        old, new = met.server.port, lab.free_port()
+        of_b = lab.pki_below(tmp_path / "b")
+
+        async def move(port: int, address: str = "127.0.0.1") -> None:
+            config = lab.config(tmp_path, pki=of_b, port=port, peers=(Peer(name="hosta"),))
+            listen = msgspec.structs.replace(config.listen, address=address)
+            await met.server.reload(msgspec.structs.replace(config, listen=listen))
+
+        await move(new)
+        assert met.server.port == new
+        async with lab.link_to(old, met.pki) as link:
+            with pytest.raises(PeerUnreachable):
+                await link.version()
+        await move(new, "192.0.2.1")
+        assert met.server.port == new
+        assert met.server.problem.startswith(f"Cannot listen on 192.0.2.1 port {new}: ")
+        await move(new, "")
+        assert met.server.problem == ""
+        async with lab.link_to(new, met.pki) as link:  # IPv4 at a listener for both families
+            assert (await link.admit(JOB, GUEST, memory=GIB)).address == "127.0.0.1"
+            await link.prove(JOB)
 
 
 # All peers
