@@ -146,6 +146,8 @@ class Service:
         """
         seconds = options.deadline_usec / 1e6
         if options.shutdown:
+            if not self._host.config.evacuation.on_shutdown:
+                return self.jobs.start(_nothing, kind=JobKind.EVACUATE)
             seconds = seconds or float(self._host.config.evacuation.deadline_seconds)
             self._host.draining = True
             self._host.refresh()
@@ -169,3 +171,8 @@ class Service:
     async def reload(self) -> None:
         """Read configuration and certificates again; raises ConfigurationInvalid and keeps the old ones."""
         await self._reload()
+
+
+async def _nothing(job: Job) -> None:
+    """The work of an evacuation before a shutdown where the configuration switches these off."""
+    log.info("evacuation switched off", job=job.number, setting="evacuation.on_shutdown")

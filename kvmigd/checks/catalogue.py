@@ -8,6 +8,7 @@ from kvmigd.model.finding import Finding, ordered
 
 RULES: tuple[Rule, ...] = (
     identity.hypervisor_alive,
+    identity.hypervisor_remote,
     identity.host_accepting,
     identity.host_uuid,
     identity.host_name,

@@ -26,6 +26,23 @@ def hypervisor_alive(case: Case) -> Iterator[Finding]:
             )
 
 
+def hypervisor_remote(case: Case) -> Iterator[Finding]:
+    """libvirt on the source reaches libvirt on the destination; peer-to-peer migrations are led by the two."""
+    remote = case.source.remote
+    if remote is not None and remote.problem and case.destination.facts.hypervisor_alive:
+        yield blocks(
+            "hypervisor.remote",
+            f"libvirt on {case.there} cannot be reached from {case.here}: {remote.problem}.",
+            host=case.there,
+            subject=remote.uri,
+            expected="a connection to libvirt's port",
+            found=remote.problem,
+            remedy=f"On {case.there}: systemctl stop libvirtd; systemctl enable --now libvirtd-tls.socket (or "
+            "virtproxyd-tls.socket with modular libvirt); and open TCP port 16514 in its firewall",
+            basis=Basis.PROVED,
+        )
+
+
 def host_accepting(case: Case) -> Iterator[Finding]:
     """The destination takes guests: it is not in maintenance and not going down."""
     facts = case.destination.facts

@@ -220,12 +220,11 @@ class LibvirtHypervisor:
             raise self._translated(error) from error
 
     def _translated(self, error: libvirt.libvirtError) -> HypervisorFailed | HypervisorUnavailable:
-        number = error.get_error_code() or 0
-        text = str(error.get_error_message() or error)
+        text, number = _said(error)
         if number in (libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_CONN) or (
             error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE)
         ):
-            return HypervisorUnavailable(f"libvirt on {self._host_name} does not answer: {text.rstrip('.')}.", hint=_HINT)
+            return HypervisorUnavailable(f"libvirt on {self._host_name} does not answer: {text}.", hint=_HINT)
         return HypervisorFailed(text, number=number)
 
     async def _ask(self, question: Callable[[Any], T], seconds: float = QUERY_SECONDS) -> T:
@@ -384,6 +383,11 @@ class LibvirtHypervisor:
             try:
                 connection.setKeepAlive(KEEPALIVE_SECONDS, KEEPALIVE_COUNT)
                 connection.lookupByUUIDString(uuid).migrateToURI3(stream.libvirt_uri, parameters, flags)
+            except libvirt.libvirtError as error:
+                if connection.isAlive():  # then even an error of a connection is about the other host's
+                    text, number = _said(error)
+                    raise HypervisorFailed(text, number=number) from error
+                raise
             finally:
                 _close(connection)
 
@@ -447,6 +451,11 @@ class LibvirtHypervisor:
 
 
 _HINT = "`systemctl status libvirtd virtqemud` shows why."
+
+
+def _said(error: libvirt.libvirtError) -> tuple[str, int]:
+    """libvirt's words without their full stop, and its number for them."""
+    return str(error.get_error_message() or error).rstrip("."), error.get_error_code() or 0
 
 
 def _close(connection: Any) -> None:

@@ -13,7 +13,7 @@ import structlog
 from kvmigd import __version__
 from kvmigd.config import Config
 from kvmigd.errors import HypervisorFailed, HypervisorUnavailable
-from kvmigd.host import links, mounts, paths, system
+from kvmigd.host import links, mounts, paths, remote, system
 from kvmigd.host.hypervisor import Hypervisor
 from kvmigd.model.guest import Guest, Whereabouts
 from kvmigd.model.host import (
@@ -24,6 +24,7 @@ from kvmigd.model.host import (
     HostFacts,
     NameFact,
     NetworkFact,
+    RemoteFact,
     Software,
 )
 from kvmigd.model.job import Progress
@@ -147,10 +148,10 @@ class Host:
             self._certificate_facts = await asyncio.to_thread(self._certificates, self.config)
             self._stamp = stamp
 
-    async def examine(self, guest: Guest, other: str) -> Examination:
+    async def examine(self, guest: Guest, other: str, *, uri: str = "") -> Examination:
         """Everything that the checks ask about `guest` on this host, from the place of a host that is to run it.
 
-        `other` is the name of the host at the other end. Parts that cannot be had are told as what they are;
+        `other` is the name of the host at the other end, `uri` that of its libvirt, if this is the source. Parts that cannot be had are told as what they are;
         raises HypervisorUnavailable only from libvirt's own deadline being passed in the middle.
         """
         own, _ = await asyncio.gather(
@@ -161,8 +162,9 @@ class Host:
         self.refresh()
         wanted = tuple(path for disk in guest.local_disks for path in disk.paths) + guest.files
         table = mounts.read(self._proc / "self/mountinfo")
-        looked, resolved, (machine, cpu, names, networks) = await asyncio.gather(
-            paths.look(wanted, mounts=table), system.resolve(other), self._ask_hypervisor(guest)
+        (looked, resolved, reached), (machine, cpu, names, networks) = await asyncio.gather(
+            asyncio.gather(paths.look(wanted, mounts=table), system.resolve(other), _reach(uri)),
+            self._ask_hypervisor(guest),
         )
         return Examination(
             facts=self._facts,
@@ -174,6 +176,7 @@ class Host:
             cpu=cpu,
             names=names,
             other=resolved,
+            remote=reached,
         )
 
     async def _ask_hypervisor(self, guest: Guest) -> tuple[str, CpuFact | None, NameFact, tuple[NetworkFact, ...]]:
@@ -210,6 +213,10 @@ class Host:
             await self.hypervisor.set_autostart(uuid, on=True)
         self.refresh()
         return await self.hypervisor.completed(uuid)
+
+
+async def _reach(uri: str) -> RemoteFact | None:
+    return await remote.reach(uri) if uri else None
 
 
 def _stamp(path: Path) -> int:

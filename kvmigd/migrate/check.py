@@ -31,7 +31,7 @@ async def check(host: Host, link: PeerClient, guest: Guest, *, prove: bool) -> C
     """
     try:
         here, there, port = await asyncio.gather(
-            host.examine(guest, link.name), link.examine(guest), _port(link) if prove else _no_port()
+            host.examine(guest, link.name, uri=link.peer.uri), link.examine(guest), _port(link) if prove else _no_port()
         )
     except KvmigdError as error:
         return Checked(findings=(_unknown(host.config.name, link.name, error),), tls=False)

@@ -130,6 +130,13 @@ class ResolvedName(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
 
 
+class RemoteFact(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether libvirt on the other host can be reached by `uri`; `problem` is empty when it can."""
+
+    uri: str
+    problem: str = ""
+
+
 class Examination(msgspec.Struct, frozen=True, kw_only=True):
     """What one host sees when it looks at one guest that runs here or shall come here."""
 
@@ -143,3 +150,5 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
     """None where it was not asked (on the source)."""
     names: NameFact = NameFact()
     other: ResolvedName | None = None
+    remote: RemoteFact | None = None
+    """None where it was not asked (on the destination)."""

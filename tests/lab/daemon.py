@@ -113,10 +113,11 @@ def _connected(host: Host, other: Host) -> bool:
 
 def wait_ready(host: Host) -> None:
     """Wait until the daemon has libvirt."""
-    wait_until(f"kvmigd on {host.name} is ready", lambda: _state(host) in ("ready", "maintenance"))
+    wait_until(f"kvmigd on {host.name} is ready", lambda: state(host) in ("ready", "maintenance"))
 
 
-def _state(host: Host) -> str:
+def state(host: Host) -> str:
+    """The state that the daemon of a host tells; empty while it does not answer."""
     try:
         return str(properties(host, ROOT, MANAGER)["State"])
     except CallFailed:

@@ -1,0 +1,222 @@
+"""Check on real hosts: each thing that stands in a guest's way, made for real, is named; undone, the way is free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.lab import daemon, faults, guests
+from tests.lab.guests import Guest
+from tests.lab.host import Host, wait_until
+
+LIBVIRT_SOCKETS = (
+    *("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket"),
+    *("libvirtd-tls.socket", "libvirtd-tcp.socket"),
+)
+
+
+@pytest.fixture
+def web(a: Host) -> Guest:
+    """A guest that runs on hosta, ready in milliseconds."""
+    return guests.create(a, guests.boot_sector("web", memory=64))
+
+
+def test_nothing_in_the_way(a: Host, b: Host, web: Guest) -> None:
+    assert daemon.check(a, web.name, b.name) == ("ready", [])
+    assert daemon.check(a, web.uuid, b.name) == ("ready", [])
+    assert daemon.check(a, web.name, "") == ("ready", [])
+
+
+def test_a_guest_that_does_not_run(a: Host, b: Host, web: Guest) -> None:
+    a.run("virsh", "suspend", web.name)
+    finding = daemon.blocking(a, web.name, b.name)["guest.state"]
+    assert "virsh resume web" in finding.details["remedy"]
+
+
+def test_the_bridge_is_down(a: Host, b: Host, web: Guest) -> None:
+    with faults.bridge_down(b, "br0"):
+        finding = daemon.blocking(a, web.name, b.name)["network.bridge"]
+        assert finding.details["found"] == "down"
+        assert finding.details["remedy"] == "On hostb: ip link set br0 up"
+    wait_until("the way is free", lambda: not daemon.blocking(a, web.name, b.name))
+
+
+def test_the_bridge_is_missing(a: Host, b: Host, web: Guest) -> None:
+    with faults.bridge_removed(b, "br0"):
+        assert "no bridge br0 on hostb" in daemon.blocking(a, web.name, b.name)["network.bridge"].summary
+    wait_until("the way is free", lambda: not daemon.blocking(a, web.name, b.name))
+
+
+def test_the_bridge_has_lost_its_uplink(a: Host, b: Host, web: Guest) -> None:
+    with faults.bridge_without_uplink(b):
+        assert "network.uplink" in daemon.blocking(a, web.name, b.name)
+    wait_until("the way is free", lambda: not daemon.blocking(a, web.name, b.name))
+
+
+def test_the_storage_is_not_mounted(a: Host, b: Host, web: Guest) -> None:
+    with faults.mount_removed(b, "/srv/vm"):
+        finding = daemon.blocking(a, web.name, b.name)["storage.path"]
+        assert finding.details["remedy"] == "On hostb: mount -t glusterfs store:/vm /srv/vm"
+        assert finding.details["found"] == "No such file or directory"
+    wait_until("the way is free", lambda: not daemon.blocking(a, web.name, b.name))
+
+
+def test_other_storage_is_mounted_in_its_place(a: Host, b: Host, web: Guest) -> None:
+    disk = web.disk
+    with faults.mount_added(b, "/srv/vm"):
+        b.sh('mkdir -p "${1%/*}"; truncate -s 1M "$1"', disk)
+        finding = daemon.blocking(a, web.name, b.name)["storage.mount"]
+        assert "store:/vm (fuse.glusterfs)" in finding.details["expected"]
+        assert "tmpfs" in finding.details["found"]
+    wait_until("the way is free", lambda: not daemon.blocking(a, web.name, b.name))
+
+
+def test_a_disk_that_is_local(a: Host, b: Host) -> None:
+    xml = guests.boot_sector("local", memory=64).xml().replace("/srv/vm/guests", "/var/lib/libvirt/images")
+    for host in (a, b):
+        host.run("qemu-img", "create", "-q", "-f", "qcow2", "/var/lib/libvirt/images/local.qcow2", "1M")
+        host.sh("chown libvirt-qemu:kvm /var/lib/libvirt/images/local.qcow2")
+    try:
+        a.run("virsh", "create", "/dev/stdin", input=xml)
+        findings = daemon.blocking(a, "local", b.name)
+        assert "storage.shared" in findings
+        assert "Move the disk to shared storage" in findings["storage.shared"].details["remedy"]
+    finally:
+        for host in (a, b):
+            host.run("rm", "-f", "/var/lib/libvirt/images/local.qcow2")
+
+
+def test_the_name_is_taken(a: Host, b: Host, web: Guest) -> None:
+    other = guests.boot_sector("web", memory=64, number=9)
+    b.run("virsh", "--quiet", "define", "/dev/stdin", input=other.xml())
+    finding = daemon.blocking(a, web.name, b.name)["guest.name"]
+    assert other.uuid in finding.details["found"]
+    b.run("virsh", "undefine", "web")
+    assert daemon.blocking(a, web.name, b.name) == {}
+
+
+def test_the_uuid_is_taken(a: Host, b: Host, web: Guest) -> None:
+    xml = web.xml().replace("<name>web</name>", "<name>other</name>")
+    b.run("virsh", "--quiet", "define", "/dev/stdin", input=xml)
+    assert daemon.blocking(a, web.name, b.name)["guest.uuid"].details["found"] == "other"
+
+
+def test_the_port_is_blocked_by_the_firewall(a: Host, b: Host, web: Guest) -> None:
+    with faults.block_port(b, "49152-49215"):
+        finding = daemon.blocking(a, web.name, b.name)["port.open"]
+        assert finding.details["found"] == "timeout"
+        assert finding.details["basis"] == "proved"
+        verdict, _findings = daemon.check(a, web.name, b.name, prove=("b", "false"))
+        assert verdict == "ready", "without proofs nobody looks"
+    assert daemon.blocking(a, web.name, b.name) == {}
+
+
+def test_the_port_is_rejected_by_the_firewall(a: Host, b: Host, web: Guest) -> None:
+    with faults.reject_port(b, "49152-49215"):
+        assert daemon.blocking(a, web.name, b.name)["port.open"].details["found"] == "refused"
+
+
+def test_names_that_do_not_resolve_or_resolve_to_localhost(a: Host, b: Host, web: Guest) -> None:
+    hosts = a.read("/etc/hosts")
+    without = "".join(line for line in hosts.splitlines(keepends=True) if "hostb" not in line)
+    with faults.file_changed(a, "/etc/hosts", without):
+        assert "does not resolve on hosta" in daemon.blocking(a, web.name, b.name)["host.name"].summary
+    with faults.file_changed(b, "/etc/hosts", "127.0.1.1 hostb\n" + b.read("/etc/hosts")):
+        assert "localhost on hostb itself" in daemon.blocking(a, web.name, b.name)["host.name"].summary
+    assert daemon.blocking(a, web.name, b.name) == {}
+
+
+def test_the_release_differs(a: Host, b: Host, web: Guest) -> None:
+    release = b.read("/etc/os-release").replace('VERSION_ID="12"', 'VERSION_ID="13"')
+    with faults.file_changed(b, "/etc/os-release", release), faults.restarted(b, "kvmigd.service"):
+        daemon.wait_connected(a, b)
+        daemon.wait_ready(b)
+        verdict, findings = daemon.check(a, web.name, b.name)
+        assert verdict == "degraded"
+        assert [finding.check for finding in findings] == ["software.release"]
+    b.run("systemctl", "restart", "kvmigd.service")
+    daemon.wait_connected(a, b)
+
+
+def test_a_cpu_feature_that_the_peer_lacks(a: Host, b: Host) -> None:
+    cpu = "<cpu mode='custom' match='exact'><model>qemu64</model><feature policy='require' name='sse4.2'/></cpu>"
+    guest = guests.create(a, guests.Guest(name="fast", kind=guests.Kind.BOOT_SECTOR, memory=64, cpu=cpu))
+    with faults.cpu_without(b, "sse4.2"):
+        daemon.wait_ready(b)
+        finding = daemon.blocking(a, guest.name, b.name)["cpu.model"]
+        assert "sse4.2" in finding.details["found"]
+    daemon.wait_ready(b)
+    wait_until("the way is free", lambda: not daemon.blocking(a, guest.name, b.name))
+
+
+def test_an_emulator_that_the_peer_does_not_have(a: Host, b: Host, web: Guest) -> None:
+    emulator = "/usr/bin/qemu-system-x86_64"
+    with renamed_emulator(b, emulator):
+        finding = daemon.blocking(a, web.name, b.name)["machine.type"]
+        assert emulator in finding.details["expected"]
+
+
+@contextmanager
+def renamed_emulator(host: Host, emulator: str) -> Iterator[None]:
+    """A host without the emulator that the guest names."""
+    host.run("mv", emulator, f"{emulator}.away")
+    try:
+        yield
+    finally:
+        host.run("mv", f"{emulator}.away", emulator)
+
+
+def test_too_little_memory(a: Host, b: Host, web: Guest) -> None:
+    reserve = int(b.sh("awk '/MemAvailable/ {print $2 * 1024}' /proc/meminfo"))
+    with faults.file_changed(
+        b, "/etc/kvmigd/kvmigd.toml", f'name = "hostb"\n[migration]\nmemory_reserve = {reserve - (32 << 20)}\n'
+    ):
+        b.run("systemctl", "reload", "kvmigd.service")
+        wait_until("the reserve counts", lambda: "memory.fits" in daemon.blocking(a, web.name, b.name))
+    b.run("systemctl", "reload", "kvmigd.service")
+    wait_until("the way is free", lambda: not daemon.blocking(a, web.name, b.name))
+
+
+def test_two_hosts_with_the_same_uuid(a: Host, b: Host, web: Guest) -> None:
+    uuid = str(daemon.properties(a, daemon.ROOT, daemon.MANAGER)["HostId"])
+    settings = b.read("/etc/libvirt/libvirtd.conf").replace('host_uuid_source = "machine-id"', f'host_uuid = "{uuid}"')
+    with faults.file_changed(b, "/etc/libvirt/libvirtd.conf", settings):
+        b.run("systemctl", "restart", "libvirtd.service")
+        daemon.wait_ready(b)
+        wait_until("the UUID is seen", lambda: "host.uuid" in daemon.blocking(a, web.name, b.name))
+    b.run("systemctl", "restart", "libvirtd.service")
+    daemon.wait_ready(b)
+    wait_until("the way is free", lambda: not daemon.blocking(a, web.name, b.name))
+
+
+@pytest.mark.parametrize("which", ["a", "b"])
+def test_libvirt_is_not_running(a: Host, b: Host, web: Guest, which: str) -> None:
+    host = {"a": a, "b": b}[which]
+    with faults.stopped(host, "libvirtd.service", *LIBVIRT_SOCKETS):
+        wait_until("the daemon has noticed", lambda: daemon.state(host) == "no-hypervisor")
+        if host is b:
+            finding = daemon.blocking(a, web.name, b.name)["hypervisor.alive"]
+            assert "systemctl start libvirtd" in finding.details["remedy"]
+        else:
+            with pytest.raises(daemon.CallFailed, match="libvirt on hosta"):
+                daemon.check(a, web.name, b.name)
+    daemon.wait_ready(host)
+    wait_until("the way is free", lambda: not daemon.blocking(a, web.name, b.name))
+
+
+def test_the_peer_is_in_maintenance(a: Host, b: Host, web: Guest) -> None:
+    b.run("kvmigctl", "maintenance", "on")
+    finding = daemon.blocking(a, web.name, b.name)["host.accepting"]
+    assert "kvmigctl maintenance off" in finding.details["remedy"]
+    b.run("kvmigctl", "maintenance", "off")
+    assert daemon.blocking(a, web.name, b.name) == {}
+
+
+def test_a_certificate_of_qemu_is_missing(a: Host, b: Host, web: Guest) -> None:
+    with faults.file_changed(b, "/etc/pki/qemu/server-cert.pem", ""):
+        verdict, findings = daemon.check(a, web.name, b.name)
+        assert verdict == "blocked"
+        assert any(f.check == "tls.material" and "server-cert.pem" in f.summary for f in findings)
+    wait_until("the way is free", lambda: daemon.check(a, web.name, b.name)[0] == "ready")

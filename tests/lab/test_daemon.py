@@ -1,0 +1,173 @@
+"""The daemon as a service: its unit, its name on the bus, its configuration, and who may call it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.lab import daemon, faults, guests
+from tests.lab.host import Host, wait_until
+
+UNIT = "kvmigd.service"
+DROP_IN = f"/etc/systemd/system/{UNIT}.d/test.conf"
+
+
+def shown(host: Host, name: str) -> str:
+    """A property of the unit."""
+    return host.run("systemctl", "show", UNIT, "--value", f"--property={name}").stdout.strip()
+
+
+def test_it_runs_under_the_shipped_unit(a: Host) -> None:
+    assert shown(a, "Type") == "notify"
+    assert shown(a, "WatchdogUSec") == "30s"
+    assert shown(a, "FragmentPath") == "/usr/lib/systemd/system/kvmigd.service"
+    assert shown(a, "DropInPaths") == ""
+    assert shown(a, "StatusText") == "Ready"
+    exposure = a.run("systemd-analyze", "security", "--no-pager", UNIT).stdout.splitlines()[-1]
+    level = float(exposure.split("exposure level for kvmigd.service: ")[1].split()[0])
+    assert level < 3.0, exposure
+    capabilities = a.sh('grep CapBnd /proc/"$1"/status', str(a.main_pid(UNIT))).split()[1]
+    assert int(capabilities, 16) == 1 << 2, "CAP_DAC_READ_SEARCH and nothing else"
+
+
+def test_it_is_started_by_a_call_and_stops_cleanly(a: Host) -> None:
+    a.run("systemctl", "stop", UNIT)
+    assert shown(a, "Result") == "success"
+    assert daemon.properties(a, daemon.ROOT, daemon.MANAGER)["HostName"] == "hosta"
+    assert a.is_active(UNIT)
+
+
+def test_systemd_kills_and_restarts_it_when_its_loop_hangs(a: Host) -> None:
+    with faults.file_changed(a, DROP_IN, "[Service]\nWatchdogSec=1\n"):
+        a.sh("systemctl daemon-reload; systemctl restart kvmigd.service")
+        pid = a.main_pid(UNIT)
+        a.run("kill", "-STOP", str(pid))
+        wait_until("it has been restarted", lambda: a.main_pid(UNIT) not in (0, pid))
+        assert "Watchdog timeout" in a.journal(UNIT)
+    a.sh("systemctl daemon-reload; systemctl restart kvmigd.service")
+
+
+def test_the_journal_has_fields(a: Host, b: Host) -> None:
+    web = guests.create(a, guests.boot_sector("web", memory=64))
+    daemon.moved(a, web.name, b.name)
+    entries = a.run(
+        *("journalctl", "--boot", "--output=cat", f"_SYSTEMD_UNIT={UNIT}", "KVMIGD_GUEST=web", "KVMIGD_PEER=hostb")
+    ).stdout
+    assert "guest arrived" in entries
+
+
+def test_broken_toml_fails_the_start_with_file_line_and_column(a: Host) -> None:
+    with faults.file_changed(a, "/etc/kvmigd/kvmigd.toml", 'name = "hosta"\n[migration]\nport_min = oops\n'):
+        assert a.run("systemctl", "restart", UNIT, check=False).returncode != 0
+        assert "/etc/kvmigd/kvmigd.toml:3:12:" in a.journal(UNIT)
+        assert not a.is_active(UNIT)
+    a.sh("systemctl reset-failed kvmigd.service; systemctl start kvmigd.service")
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ('name = "hosta"\n\nlog_level = 3\n', "kvmigd.toml:3:1: "),
+        ('name = "hosta"\n[migration]\n  spede = 3\n', "kvmigd.toml:3:3: "),
+        ('name = "hosta"\n[migration\n', "kvmigd.toml:2:11: "),
+    ],
+)
+def test_broken_toml_at_reload_keeps_the_old_configuration(a: Host, b: Host, text: str, place: str) -> None:
+    daemon.wait_connected(a, b)
+    pid = a.main_pid(UNIT)
+    with faults.file_changed(a, "/etc/kvmigd/kvmigd.toml", text):
+        with pytest.raises(daemon.CallFailed, match=place.replace(".", r"\.")):
+            daemon.call(a, daemon.ROOT, daemon.MANAGER, "Reload")
+        a.run("systemctl", "reload", UNIT)
+        wait_until("the signal was heard", lambda: "configuration not reloaded" in a.journal(UNIT, since="-10s"))
+        assert daemon.peer_state(a, "hostb") == "connected"
+    assert a.main_pid(UNIT) == pid
+
+
+def test_sighup_reloads(a: Host) -> None:
+    with faults.file_changed(a, "/etc/kvmigd/kvmigd.toml", 'name = "hosta"\nlog_level = "debug"\n'):
+        a.run("systemctl", "reload", UNIT)
+        wait_until("it has reloaded", lambda: "configuration reloaded" in a.journal(UNIT, since="-10s"))
+    a.run("systemctl", "reload", UNIT)
+
+
+def test_it_starts_without_libvirt_says_so_and_recovers(a: Host) -> None:
+    sockets = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd-tls.socket")
+    with faults.stopped(a, "libvirtd.service", *sockets, "libvirtd-tcp.socket"):
+        a.run("systemctl", "restart", UNIT)
+        assert a.is_active(UNIT)
+        assert daemon.state(a) == "no-hypervisor"
+        assert shown(a, "StatusText").startswith("Waiting for libvirt: ")
+        assert "hypervisor unavailable" in a.journal(UNIT, since="-20s")
+    daemon.wait_ready(a)
+    assert shown(a, "StatusText") == "Ready"
+
+
+def test_it_survives_a_restart_of_libvirt_and_one_that_hangs(a: Host, b: Host) -> None:
+    web = guests.create(a, guests.boot_sector("web", memory=64))
+    a.run("systemctl", "restart", "libvirtd.service")
+    daemon.wait_ready(a)
+    wait_until("checks work again", lambda: daemon.check(a, web.name, b.name)[0] == "ready")
+    with faults.paused(a, "libvirtd.service"):
+        with pytest.raises(daemon.CallFailed, match="libvirt on hosta"):
+            daemon.check(a, web.name, b.name)
+        assert daemon.properties(a, daemon.ROOT, daemon.MANAGER)["HostName"] == "hosta", "the bus is answered"
+    daemon.wait_ready(a)
+    wait_until("checks work again", lambda: daemon.check(a, web.name, b.name)[0] == "ready")
+
+
+@pytest.mark.parametrize(
+    ("member", "signature", "arguments"),
+    [
+        ("Migrate", "ssa{sv}", ("web", "hostb", "0")),
+        ("Evacuate", "a{sv}", ("0",)),
+        ("SetMaintenance", "ba{sv}", ("true", "0")),
+        ("Reload", "", ()),
+        ("Check", "ssa{sv}", ("web", "hostb", "0")),
+    ],
+)
+def test_a_caller_without_the_right_is_refused(
+    a: Host, member: str, signature: str, arguments: tuple[str, ...]
+) -> None:
+    words = (signature, *arguments) if signature else ()
+    with pytest.raises(daemon.CallFailed, match=r"org\.kvmigd1\.\w+"):
+        daemon.call(a, daemon.ROOT, daemon.MANAGER, member, *words, user="nobody")
+    assert daemon.properties(a, daemon.ROOT, daemon.MANAGER)["Maintenance"] is False
+    (answer,) = daemon.call(a, daemon.ROOT, daemon.MANAGER, f"Can{member}", user="nobody")
+    assert answer in ("no", "challenge")
+
+
+def test_polkit_rules_of_the_admin_count(a: Host, b: Host) -> None:
+    web = guests.create(a, guests.boot_sector("web", memory=64))
+    rule = """polkit.addRule(function(action, subject) {
+    if (action.id == "org.kvmigd1.check" && subject.user == "nobody" && action.lookup("guest") == "web")
+        return polkit.Result.YES;
+});
+"""
+    with faults.file_changed(a, "/etc/polkit-1/rules.d/10-test.rules", rule):
+        a.sh("chmod 644 /etc/polkit-1/rules.d/10-test.rules; systemctl restart polkit.service")
+        done = daemon.call(a, daemon.ROOT, daemon.MANAGER, "Check", "ssa{sv}", web.name, b.name, "0", user="nobody")
+        assert done[0] == "ready"
+        with pytest.raises(daemon.CallFailed):
+            daemon.call(a, daemon.ROOT, daemon.MANAGER, "Check", "ssa{sv}", "db", b.name, "0", user="nobody")
+    a.run("systemctl", "restart", "polkit.service")
+
+
+def test_exit_statuses_of_kvmigctl(a: Host, b: Host) -> None:
+    web = guests.create(a, guests.boot_sector("web", memory=64))
+
+    def status(*words: str, user: str = "") -> int:
+        command = ("runuser", "-u", user, "--", "kvmigctl", *words) if user else ("kvmigctl", *words)
+        return a.run(*command, check=False).returncode
+
+    assert status("check", web.name, b.name) == 0
+    assert status("migrate", "nobody", b.name) == 1
+    assert status("migrate") == 2
+    with faults.bridge_down(b):
+        assert status("check", web.name, b.name) == 3
+        assert status("migrate", web.name, b.name) == 3
+    assert status("evacuate", user="nobody") == 4
+    activation = "/usr/share/dbus-1/system-services/org.kvmigd1.service"
+    with faults.file_changed(a, activation, None), faults.stopped(a, UNIT):
+        a.run("systemctl", "reload", "dbus.service")
+        assert status("status") == 5
+    a.run("systemctl", "reload", "dbus.service")
