@@ -176,7 +176,8 @@ _STANDARD = "org.freedesktop.DBus.Error."
 TABLE: tuple[Row, ...] = (
     Row(InternalError, _OWN + "Internal", "internal", Exit.FAILED),
     Row(InvalidArguments, _STANDARD + "InvalidArgs", "invalid-arguments", Exit.USAGE),
-    Row(NotAuthorised, _STANDARD + "AccessDenied", "not-authorised", Exit.NOT_AUTHORISED),
+    # Not the standard AccessDenied: sd-bus, and so busctl, would show its own words instead of ours.
+    Row(NotAuthorised, _OWN + "NotAuthorised", "not-authorised", Exit.NOT_AUTHORISED),
     Row(NoSuchGuest, _OWN + "NoSuchGuest", "no-such-guest", Exit.FAILED),
     Row(NoSuchPeer, _OWN + "NoSuchPeer", "no-such-peer", Exit.FAILED),
     Row(SameHost, _OWN + "SameHost", "same-host", Exit.FAILED),

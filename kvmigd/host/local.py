@@ -151,8 +151,8 @@ class Host:
     async def examine(self, guest: Guest, other: str, *, uri: str = "") -> Examination:
         """Everything that the checks ask about `guest` on this host, from the place of a host that is to run it.
 
-        `other` is the name of the host at the other end, `uri` that of its libvirt, if this is the source. Parts that cannot be had are told as what they are;
-        raises HypervisorUnavailable only from libvirt's own deadline being passed in the middle.
+        `other` is the name of the host at the other end, `uri` that of its libvirt, if this is the source. A libvirt
+        that is away is told as a fact; one that fails in the middle raises HypervisorUnavailable or HypervisorFailed.
         """
         own, _ = await asyncio.gather(
             system.resolve(self.hypervisor.facts.hostname if self.hypervisor.facts else self.config.name),

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 
+import msgspec
 import structlog
 
 from kvmigd.checks.guest import memory_needed
@@ -213,7 +214,9 @@ class Mover:
                 # libvirt's Finish was answered but not heard: the guest is there, and this is its shell.
                 log.warning("remainder removed", **fields, remainder=source.describe())
                 await self._host.hypervisor.remove_remainder(guest.uuid)
-            await link.settle(job.uuid, guest.uuid, outcome="arrived", autostart=guest.autostart)
+            settled = await link.settle(job.uuid, guest.uuid, outcome="arrived", autostart=guest.autostart)
+            if settled.statistics is not None:
+                job.report(msgspec.structs.replace(settled.statistics, remaining=0, expected_end_usec=0))
             log.info("guest arrived", **fields, complaint=failure.message if failure else "")
             return
         both = "; ".join(side.describe() for side in (source, destination) if side is not None)

@@ -29,13 +29,13 @@ from kvmigd.errors import (
     SameHost,
     Unresolved,
 )
-from kvmigd.host import system
+from kvmigd.host import remote, system
 from kvmigd.host.local import Host
 from kvmigd.jobs import Job, Jobs
 from kvmigd.migrate import mover
 from kvmigd.model.finding import Verdict
 from kvmigd.model.guest import GuestState
-from kvmigd.model.host import ResolvedName
+from kvmigd.model.host import RemoteFact, ResolvedName
 from kvmigd.model.job import CheckOptions, EvacuateOptions, GuestLine, JobState, MigrateOptions, Phase
 from kvmigd.peer.admission import AdmissionDesk
 from kvmigd.peer.link import Pace
@@ -57,6 +57,13 @@ class Side:
         self.host = host
         self.hypervisor = hypervisor
         self.desk = desk
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that is about to happen."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 def free_port() -> int:
@@ -106,9 +113,7 @@ async def daemons(root: Path, count: int = 2) -> AsyncIterator[dict[str, Side]]:
             servers.append(server)
             everyone.append(peers)
             stores.append(store)
-        async with asyncio.timeout(10):
-            while not all(view.is_connected for side in sides.values() for view in side.service.peers):
-                await asyncio.sleep(0.01)
+        await until(lambda: all(view.is_connected for side in sides.values() for view in side.service.peers))
         try:
             yield sides
         finally:
@@ -127,11 +132,15 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     async def resolve(name: str) -> ResolvedName:
         return ResolvedName(name=name, addresses=("192.0.2.1",))
 
+    async def reach(uri: str) -> RemoteFact:
+        return RemoteFact(uri=uri)
+
     monkeypatch.setattr(system, "resolve", resolve)
+    monkeypatch.setattr(remote, "reach", reach)
 
     def run_with(test: Callable[[dict[str, Side]], Coroutine[None, None, None]], *, hosts: int = 2) -> None:
         async def body() -> None:
-            async with daemons(tmp_path, hosts) as sides:
+            async with asyncio.timeout(30), daemons(tmp_path, hosts) as sides:
                 await test(sides)
 
         asyncio.run(body())
@@ -212,8 +221,7 @@ def test_nothing_is_touched_while_the_peer_cannot_be_asked(run: Run, monkeypatch
         a.hypervisor.fault = "finish-lost"
         a.hypervisor.hold.clear()
         job = await a.service.migrate("web", "hostb", MigrateOptions())
-        while job.phase is not Phase.STREAMING:
-            await asyncio.sleep(0.01)
+        await until(lambda: job.phase is Phase.STREAMING)
         b.hypervisor.set_alive(alive=False)
         a.hypervisor.hold.set()
         assert await job.wait() == "failed"
@@ -230,8 +238,7 @@ def test_cancelling_aborts_the_stream(run: Run) -> None:
         a.hypervisor.add(guest("web"))
         a.hypervisor.hold.clear()
         job = await a.service.migrate("web", "hostb", MigrateOptions())
-        while job.phase is not Phase.STREAMING:
-            await asyncio.sleep(0.01)
+        await until(lambda: job.phase is Phase.STREAMING)
         with pytest.raises(GuestBusy, match="already being migrated"):
             await a.service.migrate("web", "hostb", MigrateOptions())
         job.cancel()
@@ -307,8 +314,7 @@ def test_a_peer_in_maintenance_blocks(run: Run) -> None:
         job = await migrated(a, "web")
         assert isinstance(job.error, Blocked)
         assert "maintenance off" in str(job.error)
-        while a.service.peers[0].facts is None or a.service.peers[0].facts.accepting:
-            await asyncio.sleep(0.01)
+        await until(lambda: (facts := a.service.peers[0].facts) is not None and not facts.accepting)
         with pytest.raises(NoDestination, match="maintenance"):
             await a.service.migrate("web", "", MigrateOptions())
 
@@ -376,8 +382,7 @@ def test_cancelling_an_evacuation_stops_it_orderly(run: Run) -> None:
             a.hypervisor.add(guest(f"web{number}", number))
         a.hypervisor.hold.clear()
         job = await a.service.evacuate(EvacuateOptions())
-        while not a.hypervisor.streams:
-            await asyncio.sleep(0.01)
+        await until(lambda: bool(a.hypervisor.streams))
         job.cancel()
         assert await job.wait() == "cancelled"
         assert [line.state for line in job.lines.values()] == [JobState.CANCELLED] * 2
