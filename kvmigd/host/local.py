@@ -52,6 +52,7 @@ class Host:
     ) -> None:
         self.config = config
         self.hypervisor = hypervisor
+        self.remotes = remote.RemoteHypervisors()
         self.draining = False
         self.maintenance = False
         self._certificates = certificates
@@ -163,7 +164,7 @@ class Host:
         wanted = tuple(path for disk in guest.local_disks for path in disk.paths) + guest.files
         table = mounts.read(self._proc / "self/mountinfo")
         (looked, resolved, reached), (machine, cpu, names, networks) = await asyncio.gather(
-            asyncio.gather(paths.look(wanted, mounts=table), system.resolve(other), _reach(uri)),
+            asyncio.gather(paths.look(wanted, mounts=table), system.resolve(other), self._reach(uri)),
             self._ask_hypervisor(guest),
         )
         return Examination(
@@ -178,6 +179,9 @@ class Host:
             other=resolved,
             remote=reached,
         )
+
+    async def _reach(self, uri: str) -> RemoteFact | None:
+        return await self.remotes.reach(uri) if uri else None
 
     async def _ask_hypervisor(self, guest: Guest) -> tuple[str, CpuFact | None, NameFact, tuple[NetworkFact, ...]]:
         if not self.hypervisor.alive:
@@ -213,10 +217,6 @@ class Host:
             await self.hypervisor.set_autostart(uuid, on=True)
         self.refresh()
         return await self.hypervisor.completed(uuid)
-
-
-async def _reach(uri: str) -> RemoteFact | None:
-    return await remote.reach(uri) if uri else None
 
 
 def _stamp(path: Path) -> int:

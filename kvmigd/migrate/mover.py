@@ -104,6 +104,8 @@ class Mover:
             )
             log.info("migration starting", job=job.number, guest=guest.name, peer=link.name, uri=stream.stream_uri)
             failure = await self._stream(job, guest, stream)
+            if failure is not None:
+                self._host.remotes.forget(stream.libvirt_uri)
             job.enter(Phase.CONFIRMING)
             await self._confirm(job, guest, link, failure)
 

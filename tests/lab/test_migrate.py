@@ -64,7 +64,7 @@ def test_the_stream_is_encrypted_and_comes_through_the_proven_port(a: Host, b: H
         port = re.findall(r"uri=tcp://10\.77\.1\.12:(\d+)", a.journal("kvmigd.service"))[-1]
         assert f"{b.address}:{port}" in b.run("ss", "-Htn").stdout
         monitor = ("virsh", "qemu-monitor-command", slow.name, "--hmp", "info migrate_parameters")
-        assert "tls-creds: 'objlibvirt_migrate_tls0'" in b.run(*monitor).stdout
+        assert "tls-creds: 'objlibvirt_migrate_tls0'" in a.run(*monitor).stdout
         progress = daemon.properties(a, job, daemon.MIGRATION)
         assert progress["BytesTotal"] > 0
         wait_until("a rate is known", lambda: daemon.properties(a, job, daemon.MIGRATION)["Rate"] > 0)

@@ -35,7 +35,7 @@ from kvmigd.jobs import Job, Jobs
 from kvmigd.migrate import mover
 from kvmigd.model.finding import Verdict
 from kvmigd.model.guest import GuestState
-from kvmigd.model.host import RemoteFact, ResolvedName
+from kvmigd.model.host import ResolvedName
 from kvmigd.model.job import CheckOptions, EvacuateOptions, GuestLine, JobState, MigrateOptions, Phase
 from kvmigd.peer.admission import AdmissionDesk
 from kvmigd.peer.link import Pace
@@ -132,11 +132,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     async def resolve(name: str) -> ResolvedName:
         return ResolvedName(name=name, addresses=("192.0.2.1",))
 
-    async def reach(uri: str) -> RemoteFact:
-        return RemoteFact(uri=uri)
+    async def connect(_uri: str) -> str:
+        return ""
 
     monkeypatch.setattr(system, "resolve", resolve)
-    monkeypatch.setattr(remote, "reach", reach)
+    monkeypatch.setattr(remote, "_connect", connect)
 
     def run_with(test: Callable[[dict[str, Side]], Coroutine[None, None, None]], *, hosts: int = 2) -> None:
         async def body() -> None:
