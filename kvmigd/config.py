@@ -6,11 +6,12 @@ import re
 import socket
 import tomllib
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from kvmigd.errors import ConfigurationInvalid
+from kvmigd.model.job import bandwidth_problem
 
 CONTROL_PORT = 16515
 """Where daemons listen for each other; libvirt's own ports are 16509 (TCP) and 16514 (TLS)."""
@@ -109,55 +110,103 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 
 T = TypeVar("T")
-_POSITION = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$")
 _LEVELS = ("debug", "info", "warning", "error")
+_POSITION = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$")
+_PART = r"""(?:"(?:[^"\\]|\\.)*"|'[^']*'|[A-Za-z0-9_-]+)"""
+_KEY = rf"{_PART}(?:\s*\.\s*{_PART})*"
+_HEADER = re.compile(rf"\s*\[{{1,2}}\s*({_KEY})\s*\]")
+_ENTRY = re.compile(rf"\s*({_KEY})\s*=")
 
 
-def _toml(path: Path, shape: type[T]) -> T:
+class _Text:
+    """A configuration file as text, for errors that say where."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path = path
+        self.text = text
+
+    def error(self, what: str, *keys: str) -> ConfigurationInvalid:
+        """An error about the value of a key, given with the tables that it is in."""
+        line, column = self._position(list(keys))
+        return ConfigurationInvalid(f"{self.path}:{line}:{column}: {what.rstrip('.')}.")
+
+    def _position(self, keys: list[str]) -> tuple[int, int]:
+        """Where the key is, or what holds it; TOML's parser keeps no positions of its own."""
+        found, depth = (1, 1), 0
+        table: list[str] = []
+        for number, line in enumerate(self.text.split("\n"), start=1):
+            if header := _HEADER.match(line):
+                names = table = _parts(header[1])
+                column = line.index("[") + 1
+            elif entry := _ENTRY.match(line):
+                names = table + _parts(entry[1])
+                column = entry.start(1) + 1
+            else:
+                continue
+            if len(names) > depth and names == keys[: len(names)]:
+                found, depth = (number, column), len(names)
+        return found
+
+
+def _parts(key: str) -> list[str]:
+    return [part.strip("\"'") for part in re.findall(_PART, key)]
+
+
+def _read(path: Path) -> _Text | None:
     try:
-        text = path.read_text(encoding="utf-8")
+        return _Text(path, path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ConfigurationInvalid(f"{path}:{line}:1: not UTF-8: {error.reason}.") from error
+        before = error.object[: error.start]
+        line, column = before.count(b"\n") + 1, len(before) - (before.rfind(b"\n") + 1) + 1
+        raise ConfigurationInvalid(f"{path}:{line}:{column}: not UTF-8: {error.reason}.") from error
     except OSError as error:
         raise ConfigurationInvalid(f"{path}: cannot be read: {error.strerror}.") from error
+
+
+def _parse(text: _Text, shape: type[T]) -> T:
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        data = tomllib.loads(text.text)
+    except (ValueError, RecursionError) as error:  # also numbers too long for int, and brackets too deep
         found = _POSITION.search(str(error))
-        line, column = text.count("\n") + 1, 1
+        line, column = (1, 1) if found is None else (text.text.count("\n") + 1, 1)
         if found and found[1]:
             line, column = int(found[1]), int(found[2])
         what = _POSITION.sub("", str(error))
-        raise ConfigurationInvalid(f"{path}:{line}:{column}: {what}.") from error
+        raise ConfigurationInvalid(f"{text.path}:{line}:{column}: {what}.") from error
     try:
-        return msgspec.convert(data, shape)
+        return msgspec.convert(data, shape, dec_hook=_convert)
     except msgspec.ValidationError as error:
-        line, column = _position_of_key(text, str(error))
-        raise ConfigurationInvalid(f"{path}:{line}:{column}: {error}.") from error
+        message = str(error)
+        place = re.search(r" - at `\$\.?([^`]*)`$", message)
+        keys = place[1].split(".") if place and place[1] else []
+        if unknown := re.search(r"unknown field `(.*?)`(?: - at `[^`]*`)?$", message, re.DOTALL):
+            keys.append(unknown[1])
+        raise text.error(message, *keys) from error
 
 
-def _position_of_key(text: str, message: str) -> tuple[int, int]:
-    """Line and column of the key that a validation error names; TOML's parser keeps no positions of its own."""
-    unknown = re.search(r"unknown field `([^`]+)`", message)
-    place = re.search(r"at `\$\.?([^`]*)`", message)
-    where = place[1].split(".") if place and place[1] else []
-    keys = [*where, unknown[1]] if unknown else where
-    if not keys:
-        return 1, 1
-    table, key = keys[:-1], keys[-1]
-    current: list[str] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line)
-        if header:
-            current = [part.strip().strip("\"'") for part in header[1].split(".")]
-            if current == keys:
-                return number, line.index("[") + 1
-            continue
-        entry = re.match(rf"\s*([\"']?){re.escape(key)}\1\s*=", line)
-        if entry and current == table:
-            return number, len(line) - len(line.lstrip()) + 1
-    return 1, 1
+def _convert(kind: type, value: Any) -> Any:
+    """Paths, which msgspec does not know."""
+    if kind is not Path:
+        raise NotImplementedError(kind)
+    if not isinstance(value, str):
+        raise ValueError(f"Expected `str`, got `{type(value).__name__}`")
+    if not value.startswith("/") or "\0" in value:
+        raise ValueError(f"Expected an absolute path, got {value!r}")
+    return Path(value)
+
+
+def _check(file: File, text: _Text) -> None:
+    """What one key alone does not tell."""
+    if file.log_level not in _LEVELS:
+        raise text.error(f"log_level is {file.log_level!r}; expected one of {', '.join(_LEVELS)}", "log_level")
+    migration = file.migration
+    if migration.port_min > migration.port_max:
+        what = f"port_min is {migration.port_min}; expected at most port_max, which is {migration.port_max}"
+        raise text.error(what, "migration", "port_min")
+    if problem := bandwidth_problem(migration.bandwidth):
+        raise text.error(problem, "migration", "bandwidth")
 
 
 def load(directory: Path = Path("/etc/kvmigd")) -> Config:
@@ -165,23 +214,12 @@ def load(directory: Path = Path("/etc/kvmigd")) -> Config:
 
     Raises ConfigurationInvalid, which names file, line and column, and changes nothing.
     """
-    main = directory / "kvmigd.toml"
-    file = _toml(main, File) if main.exists() else File()
-    if file.log_level not in _LEVELS:
-        raise ConfigurationInvalid(f"{main}: log_level is {file.log_level!r}; expected one of {', '.join(_LEVELS)}.")
-    if file.migration.port_min > file.migration.port_max:
-        raise ConfigurationInvalid(
-            f"{main}: migration.port_min {file.migration.port_min} is above port_max {file.migration.port_max}."
-        )
+    text = _read(directory / "kvmigd.toml")
+    file = File()
+    if text is not None:
+        file = _parse(text, File)
+        _check(file, text)
     name = file.name or socket.gethostname().split(".")[0]
-    peers: dict[str, Peer] = {}
-    for path in sorted((directory / "peers.d").glob("*.toml")):
-        peer = _toml(path, Peer)
-        if peer.name in peers:
-            raise ConfigurationInvalid(f"{path}: a peer called {peer.name!r} is configured twice.")
-        if peer.name == name:
-            raise ConfigurationInvalid(f"{path}: peer {peer.name!r} has this host's own name.")
-        peers[peer.name] = peer
     return Config(
         name=name,
         directory=directory,
@@ -191,5 +229,24 @@ def load(directory: Path = Path("/etc/kvmigd")) -> Config:
         pki=file.pki,
         migration=file.migration,
         evacuation=file.evacuation,
-        peers=peers,
+        peers=_peers(directory / "peers.d", name),
     )
+
+
+def _peers(folder: Path, own_name: str) -> dict[str, Peer]:
+    """The peers by name. Names are those of hosts, where case means nothing."""
+    peers: dict[str, Peer] = {}
+    taken: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.toml")):
+        text = _read(path)
+        if text is None:  # removed this moment, or a link that leads nowhere
+            raise ConfigurationInvalid(f"{path}: cannot be read: it does not exist.")
+        peer = _parse(text, Peer)
+        folded = peer.name.casefold()
+        if folded == own_name.casefold():
+            raise text.error(f"peer {peer.name!r} has this host's own name", "name")
+        if folded in taken:
+            raise text.error(f"a peer called {peer.name!r} is configured already in {taken[folded]}", "name")
+        peers[peer.name] = peer
+        taken[folded] = path
+    return peers

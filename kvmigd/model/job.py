@@ -106,10 +106,29 @@ class GuestLine(msgspec.Struct, frozen=True, kw_only=True):
     """Number of the child job, 0 while there is none."""
 
 
-class MigrateOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of Migrate. `bandwidth` is bytes a second, 0 for no limit; warnings never stop a migration."""
+BANDWIDTH_LEAST = 1 << 20
+"""libvirt counts in MiB a second (virDomainMigrateSetMaxSpeed), and takes its 0 for no limit at all."""
+BANDWIDTH_MOST = 1 << 53
 
-    bandwidth: int = 0
+
+def bandwidth_problem(bandwidth: int) -> str:
+    """What is wrong with a limit in bytes a second; empty if nothing is."""
+    if bandwidth == 0 or BANDWIDTH_LEAST <= bandwidth <= BANDWIDTH_MOST:
+        return ""
+    return (
+        f"bandwidth is {bandwidth} bytes a second; expected 0 for no limit, or {BANDWIDTH_LEAST} (1 MiB/s) "
+        f"to {BANDWIDTH_MOST}"
+    )
+
+
+class MigrateOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of Migrate. `bandwidth` is bytes a second, 0 for no limit, None for the configured one."""
+
+    bandwidth: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.bandwidth is not None and (problem := bandwidth_problem(self.bandwidth)):
+            raise ValueError(problem)
 
 
 class CheckOptions(msgspec.Struct, frozen=True, kw_only=True):

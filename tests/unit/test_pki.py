@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from cryptography import x509
@@ -66,12 +67,13 @@ def test_from_ca_to_host(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyP
     assert [fact.problem for fact in facts] == [""] * 10
     assert kvmigctl("install", bundle, "--root", root).exit_code == 0  # again is harmless
     monkeypatch.setattr("kvmigd.peer.certificates.QemuUser.find", lambda _conf: None)  # who could not come in here
-    here = lab.config(tmp_path, name="hosta", pki=lab.pki_below(root))
-    monkeypatch.setattr("kvmigd.config.load", lambda _directory: here)
-    shown = kvmigctl("show")
+    pki = msgspec.structs.asdict(lab.pki_below(root))
+    places = "\n".join(f'{key} = "{path}"' for key, path in pki.items())
+    (tmp_path / "kvmigd.toml").write_text(f'name = "hosta"\n[pki]\n{places}\n', encoding="utf-8")
+    shown = kvmigctl("show", "--config", tmp_path)
     assert shown.exit_code == 0, shown.output
     (root / "etc/pki/qemu/client-key.pem").unlink()
-    shown = kvmigctl("show")
+    shown = kvmigctl("show", "--config", tmp_path)
     assert shown.exit_code == 1
     assert "client-key.pem does not exist." in shown.output
 
