@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from kvmigd.checks.case import Case, blocks
 from kvmigd.model.finding import Finding
 from kvmigd.model.guest import Disk
-from kvmigd.model.host import MountFact, PathFact
+from kvmigd.model.host import MountFact
 
 
 def storage_path(case: Case) -> Iterator[Finding]:
@@ -39,15 +39,15 @@ def storage_mount(case: Case) -> Iterator[Finding]:
             continue
         if not mine.mount.shared and not theirs.mount.shared:
             continue  # a local file, which storage.shared judges
-        if _identity(mine) != _identity(theirs) and (mine.mount.point, theirs.mount.point) not in told:
+        if _identity(mine.mount) != _identity(theirs.mount) and (mine.mount.point, theirs.mount.point) not in told:
             told.add((mine.mount.point, theirs.mount.point))
             yield blocks(
                 "storage.mount",
                 f"{path} ({what}) lies on different storage on {case.there}.",
                 host=case.there,
                 subject=mine.mount.point,
-                expected=_describe(mine),
-                found=_describe(theirs),
+                expected=_describe(mine.mount),
+                found=_describe(theirs.mount),
                 remedy=_mount_remedy(case, path, theirs.mount.point),
             )
 
@@ -87,19 +87,17 @@ def _name(disk: Disk) -> str:
     return disk.target if disk.device == "disk" else f"{disk.device} {disk.target}"
 
 
-def _identity(fact: PathFact) -> tuple[str, str, str, int]:
-    """What must be equal: source, root and type of the mount, and the file's number on it.
+def _identity(mount: MountFact) -> tuple[str, str, str]:
+    """What must be equal.
 
-    NFS, GlusterFS and the cluster file systems give a file the same inode number on every host.
+    A file's inode number is not: GlusterFS and NFS clients go on telling that of a file which has been replaced on
+    another host until their caches forget it.
     """
-    mount = fact.mount
-    assert mount is not None
-    return mount.source, mount.root, mount.fs_type, 0 if fact.is_block else fact.inode
+    return mount.source, mount.root, mount.fs_type
 
 
-def _describe(fact: PathFact) -> str:
-    mount = fact.mount or MountFact(point="?", fs_type="?", source="?")
-    return f"{mount.source} ({mount.fs_type}) on {mount.point}, inode {fact.inode}"
+def _describe(mount: MountFact) -> str:
+    return f"{mount.source} ({mount.fs_type}) on {mount.point}"
 
 
 def _mount_remedy(case: Case, path: str, point_there: str) -> str:

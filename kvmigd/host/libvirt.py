@@ -493,7 +493,7 @@ def _job_kind(domain: Any) -> str:
         stats = domain.jobStats()
     except libvirt.libvirtError as error:
         # "migration statistics are available only on the source host"
-        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:
+        if error.get_error_code() in (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_OPERATION_UNSUPPORTED):
             return "incoming"
         raise
     if stats.get("type", 0) == libvirt.VIR_DOMAIN_JOB_NONE:

@@ -94,7 +94,8 @@ class Mover:
             job.enter(Phase.PROVING)
             await job.unless_cancelled(self._prove(job, guest, link))
             job.enter(Phase.STARTING)
-            job.bandwidth = options.bandwidth or self._host.config.migration.bandwidth
+            configured = self._host.config.migration.bandwidth
+            job.bandwidth = options.bandwidth if options.bandwidth is not None else configured
             stream = Stream(
                 libvirt_uri=link.peer.uri,
                 stream_uri=f"tcp://{_bracketed(granted.address)}:{granted.port}",
@@ -192,7 +193,7 @@ class Mover:
             except KvmigdError as error:
                 log.debug("no statistics", job=job.number, error=str(error))
                 progress = None
-            if progress is not None:
+            if progress is not None and progress.total:  # libvirt's job begins before the stream does
                 if job.phase is Phase.STARTING:
                     job.enter(Phase.STREAMING)
                 job.report(progress)

@@ -37,24 +37,33 @@ for link in mig0 sto0 gst0; do tc qdisc del dev "$link" root 2> /dev/null || tru
 ip link set {BRIDGE} up
 mountpoint -q {MOUNTPOINT} || mount {MOUNTPOINT}
 [ -z "$(systemctl --failed --quiet)" ] || systemctl reset-failed
-systemctl start libvirtd.socket libvirtd-tls.socket "$@"
+for socket in libvirtd.socket libvirtd-tls.socket; do systemctl is-active --quiet "$socket" || exit 3; done
+systemctl start "$@"
+"""
+
+_SOCKETS = "libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket libvirtd-tls.socket libvirtd-tcp.socket"
+
+# A socket can only be started while libvirtd does not run, and whoever asks for libvirt meanwhile starts it: so kvmigd
+# is stopped first. A libvirtd that is asked to end takes its time, and a start within that time fails.
+_LIBVIRT = f"""\
+systemctl stop kvmigd.service || true
+systemctl kill --signal=KILL libvirtd.service || true
+systemctl stop libvirtd.service {_SOCKETS}
+systemctl reset-failed
+systemctl start {_SOCKETS}
+systemctl start libvirtd.service
 """
 
 _GUESTS = """\
 names=$(virsh --quiet list --all --name)
 for name in $names; do
     echo "$name"
+    virsh --quiet domjobabort "$name" > /dev/null 2>&1 || true
     virsh --quiet destroy "$name" > /dev/null 2>&1 || true
-    virsh --quiet undefine --managed-save --snapshots-metadata --nvram "$name" > /dev/null
+    # a guest that was on its way here is gone with its process
+    virsh --quiet undefine --managed-save --snapshots-metadata --nvram "$name" > /dev/null 2>&1 ||
+        ! virsh --quiet domstate "$name" > /dev/null 2>&1
 done
-"""
-
-_FORCE = """\
-systemctl kill --signal=KILL libvirtd.service || true
-pkill -KILL -f '^/usr/bin/qemu-system' || true
-sleep 1
-systemctl reset-failed
-systemctl restart libvirtd.socket libvirtd-tls.socket libvirtd.service
 """
 
 
@@ -69,7 +78,9 @@ def host(host: Host, units: Iterable[str]) -> None:
     """Undo what was done to a host, and start these units of its if they do not run."""
     if not host.is_up():
         host.wait_up()
-    host.sh(_HOST, *units)
+    if host.run("sh", "-ec", _HOST, "sh", *units, check=False).returncode:
+        host.sh(_LIBVIRT)
+        host.sh(_HOST, *units)
 
 
 def guests(host: Host) -> bool:
@@ -78,7 +89,8 @@ def guests(host: Host) -> bool:
         return host.sh(_GUESTS, timeout=20) != ""
     except LabError:
         # libvirtd hangs, or reconnects to guests after a restart and does not know them yet
-        host.sh(_FORCE)
+        host.sh("pkill -KILL -f '^/usr/bin/qemu-system' || true")
+        host.sh(_LIBVIRT)
         host.sh(_GUESTS, timeout=60)
         return True
 

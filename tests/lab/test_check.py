@@ -169,7 +169,7 @@ def renamed_emulator(host: Host, emulator: str) -> Iterator[None]:
 
 
 def test_too_little_memory(a: Host, b: Host, web: Guest) -> None:
-    reserve = int(b.sh("awk '/MemAvailable/ {print $2 * 1024}' /proc/meminfo"))
+    reserve = int(b.sh("awk '/MemAvailable/ {printf \"%d\", $2 * 1024}' /proc/meminfo"))
     with faults.file_changed(
         b, "/etc/kvmigd/kvmigd.toml", f'name = "hostb"\n[migration]\nmemory_reserve = {reserve - (32 << 20)}\n'
     ):
