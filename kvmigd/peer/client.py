@@ -114,7 +114,7 @@ class PeerClient:
             raise unreachable(self.peer, f"no answer within {seconds:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             known = translate(error, self.peer)
-            if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError):
+            if _hung_up(error):
                 known = await diagnose(self.peer, tls) or known
             raise known from error
 
@@ -261,6 +261,13 @@ class PeerClient:
             told = await self._call("/settle", request, shape=wire.Settled)
         self._claims.pop(job, None)
         return told
+
+
+def _hung_up(error: BaseException) -> bool:
+    """The peer ended a connection that stood. One that was never made has told its cause already."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return isinstance(error.os_error, ConnectionResetError)  # in the handshake
+    return isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
 
 
 def _spoken(protocols: tuple[int, ...]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import aiohttp
 import msgspec
@@ -92,6 +93,20 @@ async def test_a_guest_that_stayed(tmp_path: Path) -> None:
         assert told.statistics is None
         assert met.host.settled == []
         assert met.server.desk.reservations == ()
+
+
+@lab.asynchronous
+async def test_a_connection_that_was_never_made_needs_no_second_look(tmp_path: Path) -> None:
+    looks = []
+
+    async def diagnose(peer: Peer, _tls: ssl.SSLContext) -> None:
+        looks.append(peer.name)
+
+    with patch("kvmigd.peer.client.diagnose", diagnose):
+        async with lab.link_to(lab.free_port(), lab.installed(tmp_path, "hosta")) as link:
+            with pytest.raises(PeerUnreachable, match="Connection refused"):
+                await link.version()
+    assert looks == []
 
 
 @lab.asynchronous
