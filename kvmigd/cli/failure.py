@@ -24,7 +24,7 @@ def translate(error: BaseException) -> tuple[str, str, Exit]:
         last = error.name.removeprefix(_STANDARD)
         if last in _UNREACHABLE or last.startswith("Spawn.") or error.name.startswith("org.freedesktop.systemd1."):
             return translate(unreachable(error.text))
-        if last == "InteractiveAuthorizationRequired":
+        if last in ("InteractiveAuthorizationRequired", "AccessDenied"):  # the bus itself says so, by its own policy
             return error.name, error.text, Exit.NOT_AUTHORISED
         if last in ("UnknownMethod", "UnknownInterface", "UnknownProperty"):
             text = f"The daemon does not know this: {error.text} Are kvmigctl and kvmigd of the same version?"

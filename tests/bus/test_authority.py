@@ -19,7 +19,7 @@ from tests.bus.conftest import Caller, World, world
 
 pytestmark = pytest.mark.usefixtures("bus")
 
-DENIED = "org.freedesktop.DBus.Error.AccessDenied"
+DENIED = "org.kvmigd1.Error.NotAuthorised"
 POLICY = Path(__file__).parents[2] / "data/polkit/org.kvmigd1.policy"
 INTERACTIVE = int(MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION)
 
@@ -156,14 +156,14 @@ async def test_caller_that_leaves_while_polkit_is_asked_gets_nothing_done() -> N
 async def test_arguments_are_those_that_polkit_was_asked_about() -> None:
     async with world(root_is_trusted=False) as here:
         here.polkit.answer = "silent"
-        options = {"bandwidth": Variant("t", 1)}
+        options = {"bandwidth": Variant("t", 1 << 20)}
         call = asyncio.create_task(here.caller.migrate(**options))
         await here.polkit.asked.wait()
         here.polkit.answer = "yes"
         here.polkit.reply(here.polkit.last)
         await call
         ((_, guest, destination, frozen),) = here.operations.calls
-        assert (guest, destination, frozen.bandwidth) == ("web1", "hostb", 1)  # type: ignore[attr-defined]
+        assert (guest, destination, frozen.bandwidth) == ("web1", "hostb", 1 << 20)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("answer", "told"), [("yes", "yes"), ("no", "no"), ("challenge", "challenge")])
