@@ -11,7 +11,7 @@ from kvmigd.errors import InvalidArguments
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-_SIGNATURES: dict[Any, str] = {bool: "b", int: "t", str: "s", float: "d"}
+_SIGNATURES: dict[Any, str] = {bool: "b", int: "t", int | None: "t", str: "s", float: "d"}
 """What carries a field of each type. Sizes, rates and times are `t` and nothing else: one way to write each call."""
 
 _NAMES = {"b": "boolean", "t": "uint64", "s": "string", "d": "double"}

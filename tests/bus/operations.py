@@ -107,7 +107,7 @@ class FakeOperations:
         peer = self._find(guest, destination)
         if guest == "off1":
             raise GuestNotRunning("off1 is shutoff.", hint="virsh start off1")
-        return self._start(guest, peer, bandwidth=options.bandwidth)
+        return self._start(guest, peer, bandwidth=options.bandwidth or 0)
 
     def _start(self, guest: str, peer: str, *, bandwidth: int = 0, parent: int = 0) -> Job:
         job = self.jobs.start(

@@ -50,10 +50,10 @@ async def test_check_without_findings_is_ready() -> None:
 
 async def test_options_reach_the_verb() -> None:
     async with world() as here:
-        await here.caller.migrate(bandwidth=Variant("t", 2**53 + 1))
+        await here.caller.migrate(bandwidth=Variant("t", 2**53))
         await here.caller.manager("Evacuate", "a{sv}", {"shutdown": YES, "deadlineUSec": Variant("t", 5)})
         assert here.operations.calls == [
-            ("migrate", "web1", "hostb", MigrateOptions(bandwidth=2**53 + 1)),
+            ("migrate", "web1", "hostb", MigrateOptions(bandwidth=2**53)),
             ("evacuate", EvacuateOptions(shutdown=True, deadline_usec=5)),
         ]
 
@@ -66,6 +66,8 @@ async def test_options_reach_the_verb() -> None:
         (("Migrate", "ssa{sv}", "web1", "hostb", {"bandwidth": Variant("u", 1)}), ["t (uint64)", "found u"]),
         (("Migrate", "ssa{sv}", "web1", "hostb", {"bandwidth": YES}), ["t (uint64)", "b (boolean)"]),
         (("Migrate", "ssa{sv}", "web1", "hostb", {"bandwidth": Variant("v", YES)}), ["t (uint64)", "found v"]),
+        (("Migrate", "ssa{sv}", "web1", "hostb", {"bandwidth": Variant("t", 2**20 - 1)}), ["1048575", "1 MiB/s"]),
+        (("Migrate", "ssa{sv}", "web1", "hostb", {"bandwidth": Variant("t", 2**53 + 1)}), ["9007199254740993"]),
         (("Check", "ssa{sv}", "web1", "hostb", {"prove": Variant("t", 1)}), ["b (boolean)", "t (uint64)"]),
         (("Evacuate", "a{sv}", {"deadline_usec": Variant("t", 1)}), ["'deadline_usec'", "deadlineUSec, shutdown"]),
         (("SetMaintenance", "ba{sv}", YES.value, {"force": YES}), ["'force'", "takes none"]),

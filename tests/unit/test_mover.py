@@ -185,6 +185,20 @@ def test_a_guest_moves_and_its_autostart_with_it(run: Run) -> None:
     run(body)
 
 
+@pytest.mark.parametrize(("asked", "used"), [(None, 50 << 20), (0, 0), (1 << 20, 1 << 20)])
+def test_bandwidth_is_the_configured_one_unless_one_is_asked_for(run: Run, asked: int | None, used: int) -> None:
+    async def body(sides: dict[str, Side]) -> None:
+        a = sides["hosta"]
+        migration = msgspec.structs.replace(a.host.config.migration, bandwidth=50 << 20)
+        a.host.config = msgspec.structs.replace(a.host.config, migration=migration)
+        a.hypervisor.add(guest("web"))
+        job = await a.service.migrate("web", "hostb", MigrateOptions(bandwidth=asked))
+        assert await job.wait() == "done"
+        assert a.hypervisor.streams[0].bandwidth == job.bandwidth == used
+
+    run(body)
+
+
 @pytest.mark.parametrize(
     ("fault", "error", "running_on"),
     [
