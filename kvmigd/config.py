@@ -170,9 +170,11 @@ def _parse(text: _Text, shape: type[T]) -> T:
         data = tomllib.loads(text.text)
     except (ValueError, RecursionError) as error:  # also numbers too long for int, and brackets too deep
         found = _POSITION.search(str(error))
-        line, column = (1, 1) if found is None else (text.text.count("\n") + 1, 1)
+        line, column = 1, 1
         if found and found[1]:
             line, column = int(found[1]), int(found[2])
+        elif found:  # at the end of the document
+            line, column = text.text.count("\n") + 1, len(text.text) - text.text.rfind("\n")
         what = _POSITION.sub("", str(error))
         raise ConfigurationInvalid(f"{text.path}:{line}:{column}: {what}.") from error
     try:
