@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
@@ -32,13 +32,23 @@ def _journal_fields(_logger: WrappedLogger, method: str, event: EventDict) -> tu
     phrase = str(event.pop("event"))
     trace = event.pop("exception", None)
     message_id = event.pop("message_id", None)
-    text = " ".join([phrase, *(f"{key}={value}" for key, value in event.items() if value not in ("", None))])
-    fields: dict[str, Any] = {f"KVMIGD_{key.upper()}": str(value) for key, value in event.items()}
+    said = {key: value for key, value in event.items() if value not in ("", None)}
+    text = " ".join([phrase, *(f"{key}={value}" for key, value in said.items())])
+    fields: dict[str, Any] = {f"KVMIGD_{key.upper()}": str(value) for key, value in said.items()}
     fields["PRIORITY"] = str(_PRIORITY.get(method, 6))
     fields["SYSLOG_IDENTIFIER"] = "kvmigd"
     if message_id:
         fields["MESSAGE_ID"] = message_id
     return (f"{text}\n{trace}" if trace else text,), fields
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """What a service starts inherits JOURNAL_STREAM, also where its own output goes somewhere else."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def set_up(level: str) -> None:
@@ -49,7 +59,7 @@ def set_up(level: str) -> None:
     number = getattr(logging, level.upper())
     shared: list[structlog.typing.Processor] = [structlog.processors.format_exc_info]
     factory: Any
-    if os.environ.get("JOURNAL_STREAM"):
+    if _is_journal(sys.stderr):
         processors = [*shared, _journal_fields]
         factory = lambda *_: _Journal()  # noqa: E731
     else:
