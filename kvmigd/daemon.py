@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import msgspec
 import structlog
 from systemd import daemon as systemd
 
@@ -97,6 +98,7 @@ class Daemon:
         settings = await asyncio.to_thread(config.load, self._config.directory)
         if settings.hypervisor != self._config.hypervisor or settings.name != self._config.name:
             log.warning("restart needed", reason="name and hypervisor are only read at the start")
+            settings = msgspec.structs.replace(settings, name=self._config.name, hypervisor=self._config.hypervisor)
         self._config = host.config = settings
         logging.set_up(settings.log_level)
         await server.reload(settings)
