@@ -58,6 +58,9 @@ class Evacuation:
         job.error = NoDestination(f"{left} of {len(job.lines)} guests have left; still here: {stayed}.")
         return JobState.PARTIAL if left else JobState.FAILED
 
+    def _is_late(self) -> bool:
+        return self._ends is not None and time.monotonic() >= self._ends
+
     async def _running(self) -> list[Guest]:
         guests = [guest for guest in await self._host.hypervisor.guests() if guest.state.is_active]
         return sorted(guests, key=lambda guest: guest.name)
@@ -66,7 +69,7 @@ class Evacuation:
         """Try one peer after the other until one has the guest."""
         refused: dict[str, str] = {}
         while True:
-            if self._ends is not None and time.monotonic() >= self._ends:
+            if self._is_late():
                 return self._end_line(job, guest, JobState.FAILED, _told("the deadline has passed", refused))
             needed = memory_needed(guest.memory, guest.vcpus)
             names = [name for name in candidates(self._peers.views, memory=needed) if name not in refused]
@@ -77,10 +80,12 @@ class Evacuation:
             await self._attend(job, child)
             if child.state is JobState.DONE:
                 return self._end_line(job, guest, JobState.DONE, "", child)
+            if child.state is JobState.CANCELLED and not job.cancel_requested and self._is_late():
+                return self._end_line(job, guest, JobState.FAILED, "the deadline has passed while it moved", child)
             problem = str(child.error or child.result)
             if child.state is JobState.CANCELLED or isinstance(child.error, GuestLost | Unresolved):
                 return self._end_line(job, guest, child.state, problem, child)
-            refused[child.peer] = refused[names[0]] = problem
+            refused[child.peer] = problem
             if await self._is_gone(guest):
                 return self._end_line(job, guest, JobState.DONE, "no longer runs here", child)
 
@@ -103,7 +108,7 @@ class Evacuation:
         try:
             left = None if self._ends is None else max(0.0, self._ends - time.monotonic())
             await asyncio.wait({ending, cancelling}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            if not ending.done():
+            if not child.state.is_final:
                 log.info("migration cut short", job=job.number, guest=child.guest, cancelled=job.cancel_requested)
                 child.cancel()
                 await ending
