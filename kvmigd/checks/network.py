@@ -8,6 +8,9 @@ from kvmigd.checks.case import Case, PortProof, blocks, warns
 from kvmigd.model.finding import Basis, Finding
 from kvmigd.model.host import BridgeFact
 
+_FIRST, _LAST = 49152, 49215
+"""QEMU's ports by default (`migration_port_min`, `migration_port_max` in qemu.conf)."""
+
 
 def network_bridge(case: Case) -> Iterator[Finding]:
     """The bridge of each interface exists on the destination, is up and leads somewhere.
@@ -17,27 +20,27 @@ def network_bridge(case: Case) -> Iterator[Finding]:
     there = {fact.name: fact for fact in case.destination.bridges}
     here = {fact.name: fact for fact in case.source.bridges}
     networks = {network.name: network for network in case.destination.networks}
-    for nic in case.guest.nics:
-        name = nic.source
-        if nic.kind == "network":
-            network = networks.get(nic.source)
+    for kind, source in dict.fromkeys((nic.kind, nic.source) for nic in case.guest.nics):
+        name = source
+        if kind == "network":
+            network = networks.get(source)
             if network is None or not network.active:
                 yield blocks(
                     "network.defined",
-                    f"The libvirt network {nic.source} is not {'active' if network and network.exists else 'defined'} "
+                    f"The libvirt network {source} is not {'active' if network and network.exists else 'defined'} "
                     f"on {case.there}.",
                     host=case.there,
-                    subject=nic.source,
-                    expected=f"an active network called {nic.source}",
+                    subject=source,
+                    expected=f"an active network called {source}",
                     found="inactive" if network and network.exists else "none",
-                    remedy=f"On {case.there}: virsh net-start {nic.source}"
+                    remedy=f"On {case.there}: virsh net-start {source}"
                     if network and network.exists
-                    else f"On {case.here}: virsh net-dumpxml {nic.source} > net.xml; on {case.there}: "
-                    f"virsh net-define net.xml && virsh net-start {nic.source}",
+                    else f"On {case.here}: virsh net-dumpxml {source} > net.xml; on {case.there}: "
+                    f"virsh net-define net.xml && virsh net-start {source}",
                 )
                 continue
             name = network.bridge
-        elif nic.kind != "bridge":
+        elif kind != "bridge":
             continue
         if name:
             yield from _bridge(case, there.get(name), here.get(name), name)
@@ -105,6 +108,7 @@ def port_reachable(case: Case) -> Iterator[Finding]:
 def port_open(proof: PortProof, *, here: str, there: str) -> Iterator[Finding]:
     """What a proof of the port says; the migration itself proves the port that it was given with the same words."""
     if proof.problem:
+        ports = f"{_FIRST}-{_LAST}" if _FIRST <= proof.port <= _LAST else str(proof.port)
         yield blocks(
             "port.open",
             f"Port {proof.port} of {there} cannot be reached from {here}: {proof.text}.",
@@ -112,8 +116,8 @@ def port_open(proof: PortProof, *, here: str, there: str) -> Iterator[Finding]:
             subject=f"{proof.address}:{proof.port}/tcp",
             expected="a connection to the port that the migration will use",
             found=proof.problem,
-            remedy=f"On {there}, with firewalld: firewall-cmd --permanent --add-port=49152-49215/tcp && "
-            "firewall-cmd --reload; with nftables: accept tcp dport 49152-49215 from "
+            remedy=f"On {there}, with firewalld: firewall-cmd --permanent --add-port={ports}/tcp && "
+            f"firewall-cmd --reload; with nftables: accept tcp dport {ports} from "
             f"{here} in /etc/nftables.conf and `systemctl reload nftables`",
             basis=Basis.PROVED,
         )
