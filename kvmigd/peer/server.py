@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -135,7 +136,9 @@ class PeerServer:
             problem = error.message
         except OSError as error:
             listen = self._config.listen
-            problem = f"Cannot listen on {listen.address or 'any address'} port {listen.port}: {error.strerror}."
+            # What socket.create_server says has the address once more.
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            problem = f"Cannot listen on {listen.address or 'any address'} port {listen.port}: {why}."
         if problem != self._problem:
             self._problem = problem
             if problem:
