@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Callable
 
 import msgspec
 import pytest
 
-from kvmigd.config import Config, Listen, Migration, Peer
 from kvmigd.errors import (
     AdmissionRefused,
     Blocked,
@@ -29,123 +24,13 @@ from kvmigd.errors import (
     SameHost,
     Unresolved,
 )
-from kvmigd.host import remote, system
-from kvmigd.host.local import Host
-from kvmigd.jobs import Job, Jobs
+from kvmigd.jobs import Job
 from kvmigd.migrate import mover
 from kvmigd.model.finding import Verdict
 from kvmigd.model.guest import GuestState
-from kvmigd.model.host import ResolvedName
 from kvmigd.model.job import CheckOptions, EvacuateOptions, GuestLine, JobState, MigrateOptions, Phase
-from kvmigd.peer.admission import AdmissionDesk
-from kvmigd.peer.link import Pace
-from kvmigd.peer.peers import Peers
-from kvmigd.peer.server import PeerServer
-from kvmigd.service import Service
-from kvmigd.store import Store
-from tests.simulated import SimulatedHypervisor, World, guest
-from tests.unit import peer_lab
-
-NAMES = ("hosta", "hostb", "hostc")
-
-
-class Side:
-    """One daemon without a bus."""
-
-    def __init__(self, service: Service, host: Host, hypervisor: SimulatedHypervisor, desk: AdmissionDesk) -> None:
-        self.service = service
-        self.host = host
-        self.hypervisor = hypervisor
-        self.desk = desk
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that is about to happen."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _promised(desk: AdmissionDesk) -> int:
-    return desk.reserved_memory
-
-
-@asynccontextmanager
-async def daemons(root: Path, count: int = 2) -> AsyncIterator[dict[str, Side]]:
-    """That many hosts, all connected to each other."""
-    world = World()
-    ports = {name: free_port() for name in NAMES[:count]}
-    sides: dict[str, Side] = {}
-    servers: list[PeerServer] = []
-    everyone: list[Peers] = []
-    stores = []
-    low, _high = peer_lab.PORTS
-    async with asyncio.TaskGroup() as group:
-        for number, name in enumerate(ports):
-            settings = Config(
-                name=name,
-                directory=root,
-                listen=Listen(address="127.0.0.1", port=ports[name]),
-                pki=peer_lab.installed(root / name, name),
-                migration=Migration(port_min=low + 8 * number, port_max=low + 8 * number + 7, lease_seconds=5.0),
-                peers={
-                    other: Peer(name=other, address="127.0.0.1", port=port)
-                    for other, port in ports.items()
-                    if other != name
-                },
-            )
-            hypervisor = world.host(name)
-            desk = AdmissionDesk(settings.migration)
-            host = Host(
-                settings, hypervisor, certificates=lambda _: (), promised=lambda desk=desk: desk.reserved_memory
-            )
-            server = await PeerServer(settings, host, group=group, desk=desk).__aenter__()
-            peers = await Peers(settings, group, pace=Pace(first_pause=0.02, longest_pause=0.05)).__aenter__()
-            store = Store(root / name / "state").__enter__()
-            service = Service(host, peers, Jobs(group), store, reload=lambda: asyncio.sleep(0))
-            sides[name] = Side(service, host, hypervisor, desk)
-            servers.append(server)
-            everyone.append(peers)
-            stores.append(store)
-        await until(lambda: all(view.is_connected for side in sides.values() for view in side.service.peers))
-        try:
-            yield sides
-        finally:
-            for peers in everyone:
-                await peers.__aexit__(None, None, None)
-            for server in servers:
-                await server.__aexit__(None, None, None)
-            for store in stores:
-                store.__exit__(None, None, None)
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Run a test against so many daemons. Names of hosts resolve to something, as they would on real ones."""
-
-    async def resolve(name: str) -> ResolvedName:
-        return ResolvedName(name=name, addresses=("192.0.2.1",))
-
-    async def connect(_uri: str) -> str:
-        return ""
-
-    monkeypatch.setattr(system, "resolve", resolve)
-    monkeypatch.setattr(remote, "_connect", connect)
-
-    def run_with(test: Callable[[dict[str, Side]], Coroutine[None, None, None]], *, hosts: int = 2) -> None:
-        async def body() -> None:
-            async with asyncio.timeout(30), daemons(tmp_path, hosts) as sides:
-                await test(sides)
-
-        asyncio.run(body())
-
-    return run_with
+from tests.simulated import guest
+from tests.unit.daemon_lab import Side, until
 
 
 async def migrated(side: Side, name: str, peer: str = "hostb") -> Job:

@@ -1,0 +1,36 @@
+"""What tests of migrations and evacuations run against."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+
+import pytest
+
+from kvmigd.host import remote, system
+from kvmigd.model.host import ResolvedName
+from tests.unit.daemon_lab import Side, daemons
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run a test against so many daemons. Names of hosts resolve to something, as they would on real ones."""
+
+    async def resolve(name: str) -> ResolvedName:
+        return ResolvedName(name=name, addresses=("192.0.2.1",))
+
+    async def connect(_uri: str) -> str:
+        return ""
+
+    monkeypatch.setattr(system, "resolve", resolve)
+    monkeypatch.setattr(remote, "_connect", connect)
+
+    def run_with(test: Callable[[dict[str, Side]], Coroutine[None, None, None]], *, hosts: int = 2) -> None:
+        async def body() -> None:
+            async with asyncio.timeout(30), daemons(tmp_path, hosts) as sides:
+                await test(sides)
+
+        asyncio.run(body())
+
+    return run_with
