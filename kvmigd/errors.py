@@ -113,6 +113,10 @@ class NoDestination(KvmigdError):
     """No peer can take the guest."""
 
 
+class GuestsStayed(KvmigdError):
+    """An evacuation has ended, and some guests are still here."""
+
+
 class HypervisorUnavailable(KvmigdError):
     """libvirt on this host does not answer."""
 
@@ -192,6 +196,7 @@ TABLE: tuple[Row, ...] = (
     Row(AdmissionBusy, _OWN + "AdmissionBusy", "admission-busy", Exit.FAILED),
     Row(NoLease, _OWN + "NoLease", "no-lease", Exit.FAILED),
     Row(NoDestination, _OWN + "NoDestination", "no-destination", Exit.BLOCKED),
+    Row(GuestsStayed, _OWN + "GuestsStayed", "guests-stayed", Exit.FAILED),
     Row(HypervisorUnavailable, _OWN + "HypervisorUnavailable", "hypervisor-unavailable", Exit.FAILED),
     Row(HypervisorFailed, _OWN + "HypervisorFailed", "hypervisor-failed", Exit.FAILED),
     Row(Unresolved, _OWN + "Unresolved", "unresolved", Exit.FAILED),

@@ -8,7 +8,7 @@ import time
 import structlog
 
 from kvmigd.checks.guest import memory_needed
-from kvmigd.errors import Cancelled, GuestBusy, GuestLost, KvmigdError, NoDestination, NoSuchGuest, Unresolved
+from kvmigd.errors import Cancelled, GuestBusy, GuestLost, GuestsStayed, KvmigdError, NoSuchGuest, Unresolved
 from kvmigd.evacuate.placement import candidates, why_none
 from kvmigd.host.local import Host
 from kvmigd.jobs import Job, Jobs
@@ -55,7 +55,7 @@ class Evacuation:
         if left == len(job.lines):
             return JobState.DONE
         stayed = ", ".join(line.guest for line in job.lines.values() if line.state is not JobState.DONE)
-        job.error = NoDestination(f"{left} of {len(job.lines)} guests have left; still here: {stayed}.")
+        job.error = GuestsStayed(f"{left} of {len(job.lines)} guests have left; still here: {stayed}.")
         return JobState.PARTIAL if left else JobState.FAILED
 
     def _is_late(self) -> bool:

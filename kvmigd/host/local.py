@@ -118,8 +118,12 @@ class Host:
         total, _available = system.memory(self._proc / "meminfo")
         known = self.hypervisor.facts
         reason = self.accepting()
-        if known is not None:
-            self._software = msgspec.structs.replace(self._software, libvirt=known.libvirt, qemu=known.qemu)
+        self._software = msgspec.structs.replace(
+            self._software,
+            release=system.release(),
+            libvirt=known.libvirt if known else self._software.libvirt,
+            qemu=known.qemu if known else self._software.qemu,
+        )
         return HostFacts(
             name=self.config.name,
             host_id=known.host_id if known else "",

@@ -111,15 +111,21 @@ def test_a_restart_of_units_moves_nobody(a: Host, b: Host) -> None:
     assert a.is_active("kvmigd-evacuate.service")
 
 
-def test_a_reboot_with_no_peer_left_does_not_wait(a: Host, b: Host) -> None:
+def test_a_host_that_goes_down_with_no_peer_left_does_not_wait(a: Host, b: Host) -> None:
     guest = guests.create(a, guests.boot_sector("web", memory=64))
     with faults.stopped(b, "kvmigd.service"):
         wait_until("the loss is noticed", lambda: daemon.peer_state(a, b.name) == "unreachable")
-        boot = a.boot_id()
-        a.run("reboot")
-        a.wait_up(after=boot)
-    assert guests.state(b, guest) == ""
-    assert guests.state(a, guest) == "shut off", "it went down with its host, and is still defined"
+        job = daemon.evacuate(a, shutdown=("b", "true"))
+        assert daemon.wait(a, job) == "failed"
+        assert "hostb" in lines(a, job)["web"][2]
+        assert daemon.state(a) == "draining"
+    daemon.wait_connected(a, b)
+    # a host that is going down takes nobody, so that two of them do not play ping-pong
+    wait_until(
+        "the peer has heard", lambda: not daemon.properties(b, f"{daemon.ROOT}/peer/hosta", daemon.PEER)["Accepting"]
+    )
+    assert guests.state(a, guest) == "running"
+    a.run("systemctl", "restart", "kvmigd.service")
     daemon.wait_connected(a, b)
 
 
@@ -148,3 +154,8 @@ def test_the_peer_with_the_most_free_memory_is_chosen(lab3: Lab) -> None:
 def free(host: Host, peer: str) -> int:
     """Free memory of a peer, as a host knows it."""
     return int(daemon.properties(host, f"{daemon.ROOT}/peer/{peer}", daemon.PEER)["MemoryFree"])
+
+
+def accepting(host: Host, peer: str) -> bool:
+    """Whether a peer takes guests, as a host knows it."""
+    return bool(daemon.properties(host, f"{daemon.ROOT}/peer/{peer}", daemon.PEER)["Accepting"])
