@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from kvmigd.checks.case import Case, blocks, warns
 from kvmigd.model.finding import Finding
+from kvmigd.model.host import Release
 
 
 def version(number: int) -> str:
@@ -21,10 +22,16 @@ def release(case: Case) -> Iterator[Finding]:
             "software.release",
             f"{case.there} runs another release than {case.here}.",
             host=case.there,
-            expected=here.pretty_name or here.id,
-            found=there.pretty_name or there.id,
+            expected=_called(here),
+            found=_called(there),
             remedy="Bring both hosts to the same release",
         )
+
+
+def _called(release: Release) -> str:
+    return (
+        release.pretty_name or f"{release.id} {release.version_id}".strip() or "a release that does not tell its name"
+    )
 
 
 def versions(case: Case) -> Iterator[Finding]:
