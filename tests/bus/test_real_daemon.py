@@ -358,7 +358,7 @@ async def test_evacuation_without_peers_says_who_stays_and_why(here: Place, shor
         job = await caller.manager("Evacuate", "a{sv}", {})
         assert await caller.call(job, path.JOB, "Wait") == ["failed"]
         shown = await caller.properties(job, path.JOB)
-        assert shown["ErrorName"] == ERROR + "NoDestination"
+        assert shown["ErrorName"] == ERROR + "GuestsStayed"
         assert shown["ErrorMessage"] == "0 of 2 guests have left; still here: still, web."
         guests = (await caller.properties(job, path.EVACUATION))["Guests"]
         assert [(name, state) for name, _, state, _, _ in guests] == [("still", "failed"), ("web", "failed")]
