@@ -84,8 +84,9 @@ class Service:
 
     async def check(self, guest: str, destination: str, options: CheckOptions) -> CheckResult:
         """Check against one peer; with destination "" against all that are connected, and the best answer is given."""
-        links = [await self._reachable(destination)] if destination else self._connected()
+        link = await self._reachable(destination) if destination else None
         found = await self._host.hypervisor.guest(guest)
+        links = [link] if link else self._connected()
         results = await asyncio.gather(*(self._check_one(found, link, options) for link in links))
         return min(results, key=lambda result: _BEST_FIRST.index(result.verdict))
 
