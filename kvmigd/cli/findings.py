@@ -31,12 +31,11 @@ def show(findings: list[Finding]) -> None:
 
 
 def _lines(finding: Finding) -> list[tuple[str, str]]:
-    host = finding.get("host", "")
     remedy = finding.get("remedy", "")
     lines = [
         ("expected:", finding.get("expected", "")),
         ("found:", finding.get("found", "")),
-        (f"on {host}:" if host else "to do:", remedy),
+        ("remedy:", remedy),
         ("check:", f"{finding['check']}, {_BASIS.get(finding.get('basis', ''), 'unknown basis')}"),
     ]
     return [(name, value) for name, value in lines if value]

@@ -111,6 +111,11 @@ def _connected(host: Host, other: Host) -> bool:
         return False
 
 
+def restart(host: Host) -> None:
+    """Restart the daemon; tests do that more often than systemd takes for healthy (StartLimitBurst=)."""
+    host.sh("systemctl reset-failed kvmigd.service; systemctl restart kvmigd.service")
+
+
 def wait_ready(host: Host) -> None:
     """Wait until the daemon has libvirt."""
     wait_until(f"kvmigd on {host.name} is ready", lambda: state(host) in ("ready", "maintenance"))

@@ -17,6 +17,7 @@ def shown(host: Host, name: str) -> str:
 
 
 def test_it_runs_under_the_shipped_unit(a: Host) -> None:
+    daemon.wait_ready(a)
     assert shown(a, "Type") == "notify"
     assert shown(a, "WatchdogUSec") == "30s"
     assert shown(a, "FragmentPath").endswith("/lib/systemd/system/kvmigd.service")
@@ -38,12 +39,12 @@ def test_it_is_started_by_a_call_and_stops_cleanly(a: Host) -> None:
 
 def test_systemd_kills_and_restarts_it_when_its_loop_hangs(a: Host) -> None:
     with faults.file_changed(a, DROP_IN, "[Service]\nWatchdogSec=1\n"):
-        a.sh("systemctl daemon-reload; systemctl restart kvmigd.service")
+        a.sh("systemctl daemon-reload; systemctl reset-failed kvmigd.service; systemctl restart kvmigd.service")
         pid = a.main_pid(UNIT)
         a.run("kill", "-STOP", str(pid))
         wait_until("it has been restarted", lambda: a.main_pid(UNIT) not in (0, pid))
         assert "Watchdog timeout" in a.journal(UNIT)
-    a.sh("systemctl daemon-reload; systemctl restart kvmigd.service")
+    a.sh("systemctl daemon-reload; systemctl reset-failed kvmigd.service; systemctl restart kvmigd.service")
 
 
 def test_the_journal_has_fields(a: Host, b: Host) -> None:
@@ -93,7 +94,7 @@ def test_sighup_reloads(a: Host) -> None:
 def test_it_starts_without_libvirt_says_so_and_recovers(a: Host) -> None:
     sockets = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd-tls.socket")
     with faults.stopped(a, "libvirtd.service", *sockets, "libvirtd-tcp.socket"):
-        a.run("systemctl", "restart", UNIT)
+        daemon.restart(a)
         assert a.is_active(UNIT)
         assert daemon.state(a) == "no-hypervisor"
         assert shown(a, "StatusText").startswith("Waiting for libvirt: ")

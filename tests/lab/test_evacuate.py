@@ -27,7 +27,7 @@ def test_every_running_guest_leaves_and_maintenance_stays_on(a: Host, b: Host) -
     assert guests.state(a, "off") == "shut off", "a guest that does not run is left alone"
     assert daemon.state(a) == "maintenance"
     # nothing comes back while it lasts, also after a restart of the daemon
-    a.run("systemctl", "restart", "kvmigd.service")
+    daemon.restart(a)
     daemon.wait_connected(a, b)
     assert daemon.moved(b, "web1", a.name)["ErrorName"] == "org.kvmigd1.Error.Blocked"
     a.run("kvmigctl", "maintenance", "off")
@@ -125,7 +125,7 @@ def test_a_host_that_goes_down_with_no_peer_left_does_not_wait(a: Host, b: Host)
         "the peer has heard", lambda: not daemon.properties(b, f"{daemon.ROOT}/peer/hosta", daemon.PEER)["Accepting"]
     )
     assert guests.state(a, guest) == "running"
-    a.run("systemctl", "restart", "kvmigd.service")
+    daemon.restart(a)
     daemon.wait_connected(a, b)
 
 

@@ -48,6 +48,8 @@ def copy(source: Host, destination: Host, path: str) -> None:
 
 def test_peer_objects(a: Host, b: Host) -> None:
     daemon.wait_connected(a, b)
+    daemon.wait_ready(b)
+    wait_until("hosta has heard", lambda: daemon.properties(a, f"{daemon.ROOT}/peer/hostb", daemon.PEER)["Accepting"])
     peer = daemon.properties(a, f"{daemon.ROOT}/peer/hostb", daemon.PEER)
     assert (peer["Name"], peer["Address"], peer["State"], peer["Accepting"]) == ("hostb", b.address, "connected", True)
     assert peer["HostId"] == daemon.properties(b, daemon.ROOT, daemon.MANAGER)["HostId"]
@@ -70,7 +72,7 @@ def test_a_daemon_that_dies_a_link_that_is_cut_and_one_that_hangs_are_noticed(a:
 def test_no_certificate(a: Host, b: Host) -> None:
     with other_pki(b):
         b.run("rm", "/etc/pki/libvirt/servercert.pem", "/etc/pki/libvirt/clientcert.pem")
-        b.run("systemctl", "restart", "kvmigd.service")
+        daemon.restart(b)
         wait_problem(b, "hosta", "/etc/pki/libvirt/clientcert.pem")
         assert "servercert.pem" in b.journal("kvmigd.service")
         wait_problem(a, "hostb", "cannot be reached")
@@ -97,7 +99,7 @@ for name in ("server", "client"):
         for name in a.run("ls", "/root/pki").stdout.split():
             copy(a, b, f"/root/pki/{name}")
         b.run("python3", "-I", "-c", script)
-        b.run("systemctl", "restart", "kvmigd.service")
+        daemon.restart(b)
         wait_problem(b, "hosta", "has expired")
     daemon.wait_connected(a, b)
 
@@ -110,7 +112,7 @@ def test_a_certificate_of_another_ca(a: Host, b: Host) -> None:
         assert refused.returncode == 1
         assert "--force" in refused.stderr
         b.run("kvmigctl", "pki", "install", "--force", "/root/other/b.tar")
-        b.run("systemctl", "restart", "kvmigd.service")
+        daemon.restart(b)
         wait_until("it is not trusted", lambda: daemon.peer_state(a, "hostb") == "not-trusted")
         assert "CA" in problem(a, "hostb") or "issued" in problem(a, "hostb")
         wait_until("nor is the other side", lambda: daemon.peer_state(b, "hosta") == "not-trusted")
@@ -122,7 +124,7 @@ def test_the_right_ca_but_another_hosts_name(a: Host, b: Host) -> None:
         a.run("kvmigctl", "pki", "issue", "hostx", "--directory", "/root/pki", "--output", "/root/x.tar")
         copy(a, b, "/root/x.tar")
         b.run("kvmigctl", "pki", "install", "/root/x.tar")
-        b.run("systemctl", "restart", "kvmigd.service")
+        daemon.restart(b)
         wait_problem(a, "hostb", "another name than hostb")
         wait_until("it is not trusted", lambda: daemon.peer_state(a, "hostb") == "not-trusted")
         wait_problem(b, "hosta", "hostx")
