@@ -52,7 +52,7 @@ async def test_check_shows_what_was_expected_and_found_and_what_mends_it() -> No
             "BLOCKS   Bridge br0 is down on hostb.",
             "         expected: up",
             "         found:    down",
-            "         on hostb: ip link set br0 up",
+            "         remedy:   ip link set br0 up",
             "         check:    network.bridge-up, proved by trying it",
             "",
             "WARNING  QEMU on hostb is older.",
