@@ -35,9 +35,8 @@ def other_pki(host: Host) -> Iterator[None]:
     try:
         yield
     finally:
-        host.sh(
-            "rm -rf /etc/pki; mv /var/tmp/pki-before /etc/pki; rm -rf /root/other; systemctl restart kvmigd.service"
-        )
+        host.sh("rm -rf /etc/pki /root/other; mv /var/tmp/pki-before /etc/pki")
+        daemon.restart(host)
 
 
 def copy(source: Host, destination: Host, path: str) -> None:
