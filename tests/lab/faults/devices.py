@@ -60,7 +60,16 @@ def bridge_down(host: Host, bridge: str = BRIDGE) -> Iterator[None]:
 def bridge_without_uplink(host: Host, bridge: str = BRIDGE) -> Iterator[None]:
     """Take the host's link out of a bridge that stays up: guests on it reach only each other."""
     uplink = Network.GUESTS.link
-    host.run("ip", "link", "set", uplink, "nomaster")
+    # networkd may still be busy with a bridge that has just come back, and would plug the link in again: until it stays
+    script = """
+    for n in $(seq 20); do
+        ip link set "$1" nomaster
+        sleep 0.3
+        [ -e "/sys/class/net/$1/master" ] || exit 0
+    done
+    exit 1
+    """
+    host.sh(script, uplink)
     try:
         yield
     finally:
