@@ -33,7 +33,7 @@ def rss_mib(host: Host, pid: int) -> float:
 
 def start_ms(host: Host) -> float:
     """Restart the daemon; milliseconds until it was ready."""
-    host.run("systemctl", "restart", "kvmigd.service")
+    daemon.restart(host)
     shown = host.run(
         *("systemctl", "show", "kvmigd.service", "--value"),
         *("--property=InactiveExitTimestampMonotonic", "--property=ActiveEnterTimestampMonotonic"),

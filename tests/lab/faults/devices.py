@@ -60,20 +60,14 @@ def bridge_down(host: Host, bridge: str = BRIDGE) -> Iterator[None]:
 def bridge_without_uplink(host: Host, bridge: str = BRIDGE) -> Iterator[None]:
     """Take the host's link out of a bridge that stays up: guests on it reach only each other."""
     uplink = Network.GUESTS.link
-    # networkd may still be busy with a bridge that has just come back, and would plug the link in again: until it stays
-    script = """
-    for n in $(seq 20); do
-        ip link set "$1" nomaster
-        sleep 0.3
-        [ -e "/sys/class/net/$1/master" ] || exit 0
-    done
-    exit 1
-    """
-    host.sh(script, uplink)
+    # networkd would plug it in again, if it has had to make the bridge anew before
+    host.run("systemctl", "stop", "systemd-networkd.socket", "systemd-networkd.service")
+    host.run("ip", "link", "set", uplink, "nomaster")
     try:
         yield
     finally:
         undo(host, "ip", "link", "set", uplink, "master", bridge)
+        undo(host, "systemctl", "start", "systemd-networkd.socket", "systemd-networkd.service")
 
 
 @contextmanager
