@@ -1,6 +1,6 @@
 # kvmigd. `make demo` shows it, `make test` proves it; both bring what they need to a fresh Debian 12 as root.
 
-PREFIX ?= /usr/local
+PREFIX ?= /usr
 DESTDIR ?=
 PYTHON ?= python3
 VENV := .venv

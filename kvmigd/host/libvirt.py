@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -20,9 +19,10 @@ import libvirt
 import structlog
 
 from kvmigd.errors import HypervisorFailed, HypervisorUnavailable, NoSuchGuest
-from kvmigd.host.definition import guest_of, parse_xml
+from kvmigd.host import domains
+from kvmigd.host.definition import parse_xml
 from kvmigd.host.hypervisor import GuestEvent, HypervisorFacts, Stream
-from kvmigd.model.guest import Guest, GuestState, Whereabouts
+from kvmigd.model.guest import Guest, Whereabouts
 from kvmigd.model.host import CpuFact, NameFact, NetworkFact
 from kvmigd.model.job import Progress
 
@@ -34,29 +34,6 @@ ABORT_SECONDS = 40.0
 RETRY_SECONDS = 1.0
 KEEPALIVE_SECONDS, KEEPALIVE_COUNT = 5, 3
 
-_STATES = {
-    libvirt.VIR_DOMAIN_RUNNING: GuestState.RUNNING,
-    libvirt.VIR_DOMAIN_BLOCKED: GuestState.BLOCKED,
-    libvirt.VIR_DOMAIN_PAUSED: GuestState.PAUSED,
-    libvirt.VIR_DOMAIN_SHUTDOWN: GuestState.SHUTDOWN,
-    libvirt.VIR_DOMAIN_SHUTOFF: GuestState.SHUTOFF,
-    libvirt.VIR_DOMAIN_CRASHED: GuestState.CRASHED,
-    libvirt.VIR_DOMAIN_PMSUSPENDED: GuestState.SUSPENDED,
-}
-# The words of `virsh domstate --reason`, indexed by virDomainRunningReason and its like.
-_REASONS: dict[GuestState, tuple[str, ...]] = {
-    GuestState.RUNNING: (
-        *("", "booted", "migrated", "restored", "from snapshot", "unpaused", "migration canceled"),
-        *("save canceled", "event wakeup", "crashed", "post-copy", "post-copy failed"),
-    ),
-    GuestState.PAUSED: (
-        *("", "user", "migrating", "saving", "dumping", "I/O error", "watchdog", "from snapshot", "shutting down"),
-        *("creating snapshot", "crashed", "starting up", "post-copy", "post-copy failed", "api error"),
-    ),
-    GuestState.SHUTOFF: (
-        *("", "shutdown", "destroyed", "crashed", "migrated", "saved", "failed", "from snapshot", "daemon"),
-    ),
-}
 _EVENTS = {
     libvirt.VIR_DOMAIN_EVENT_DEFINED: GuestEvent.DEFINED,
     libvirt.VIR_DOMAIN_EVENT_UNDEFINED: GuestEvent.UNDEFINED,
@@ -83,27 +60,6 @@ def _start_event_thread() -> None:
             libvirt.virEventRunDefaultImpl()
 
     threading.Thread(target=forever, name="libvirt-events", daemon=True).start()
-
-
-def _progress(stats: dict[str, Any]) -> Progress:
-    """virDomainGetJobStats' fields (libvirt-domain.h); times there are milliseconds, the dirty rate pages a second."""
-    remaining = int(stats.get("data_remaining", 0))
-    rate = int(stats.get("memory_bps", 0)) + int(stats.get("disk_bps", 0))
-    dirty = int(stats.get("memory_dirty_rate", 0)) * int(stats.get("memory_page_size", 4096))
-    net = rate - dirty
-    now = time.time_ns() // 1000
-    return Progress(
-        total=int(stats.get("data_total", 0)),
-        processed=int(stats.get("data_processed", 0)),
-        remaining=remaining,
-        rate=rate,
-        dirty_rate=dirty,
-        iteration=int(stats.get("memory_iteration", 0)),
-        elapsed_usec=int(stats.get("time_elapsed", 0)) * 1000,
-        # What is left and what is dirtied meanwhile, at the present rates.
-        expected_end_usec=now + remaining * 1_000_000 // net if net > 0 and remaining else 0,
-        pause_usec=int(stats.get("downtime", 0)) * 1000,
-    )
 
 
 class LibvirtHypervisor:
@@ -241,7 +197,7 @@ class LibvirtHypervisor:
             raise HypervisorUnavailable(self._problem, hint=_HINT)
 
         def do() -> T | None:
-            domain = _lookup(connection, uuid)
+            domain = domains.lookup(connection, uuid)
             return None if domain is None else action(domain)
 
         return await self._in_thread(self._control, do, seconds)
@@ -253,7 +209,7 @@ class LibvirtHypervisor:
             found = []
             for domain in connection.listAllDomains():
                 try:
-                    found.append(_guest(domain))
+                    found.append(domains.guest(domain))
                 except libvirt.libvirtError as error:
                     if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
                         raise
@@ -265,8 +221,8 @@ class LibvirtHypervisor:
         """The guest of that name or UUID; a name wins over a UUID. Raises NoSuchGuest."""
 
         def ask(connection: Any) -> Guest | None:
-            domain = _lookup(connection, key)
-            return None if domain is None else _guest(domain)
+            domain = domains.lookup(connection, key)
+            return None if domain is None else domains.guest(domain)
 
         guest = await self._ask(ask)
         if guest is None:
@@ -277,36 +233,14 @@ class LibvirtHypervisor:
 
     async def whereabouts(self, uuid: str) -> Whereabouts:
         """Where the guest stands on this host."""
-
-        def ask(connection: Any) -> Whereabouts:
-            domain = _lookup(connection, uuid)
-            if domain is None:
-                return Whereabouts(host=self._host_name, known=False)
-            try:
-                number, reason = domain.state()
-                state = _STATES.get(number, GuestState.UNKNOWN)
-                reasons = _REASONS.get(state, ())
-                return Whereabouts(
-                    host=self._host_name,
-                    known=True,
-                    state=state,
-                    reason=reasons[reason] if reason < len(reasons) else "",
-                    persistent=bool(domain.isPersistent()),
-                    job=_job_kind(domain) if state.is_active else "none",
-                )
-            except libvirt.libvirtError as error:
-                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                    return Whereabouts(host=self._host_name, known=False)
-                raise
-
-        return await self._ask(ask)
+        return await self._ask(lambda connection: domains.whereabouts(connection, uuid, host=self._host_name))
 
     async def names(self, name: str, uuid: str) -> NameFact:
         """Who holds this name and this UUID here."""
 
         def ask(connection: Any) -> NameFact:
-            by_name = _lookup(connection, name)
-            by_uuid = _lookup(connection, uuid)
+            by_name = domains.lookup(connection, name)
+            by_uuid = domains.lookup(connection, uuid)
             return NameFact(
                 uuid_of_name=by_name.UUIDString() if by_name is not None else "",
                 name_of_uuid=by_uuid.name() if by_uuid is not None else "",
@@ -398,7 +332,7 @@ class LibvirtHypervisor:
 
         def ask(domain: Any) -> Progress | None:
             stats = domain.jobStats()
-            return None if stats.get("type", 0) == libvirt.VIR_DOMAIN_JOB_NONE else _progress(stats)
+            return None if stats.get("type", 0) == libvirt.VIR_DOMAIN_JOB_NONE else domains.progress(stats)
 
         return await self._control_job(uuid, ask, QUERY_SECONDS)
 
@@ -409,7 +343,7 @@ class LibvirtHypervisor:
             stats = domain.jobStats(
                 libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED | libvirt.VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED
             )
-            return None if stats.get("type", 0) == libvirt.VIR_DOMAIN_JOB_NONE else _progress(stats)
+            return None if stats.get("type", 0) == libvirt.VIR_DOMAIN_JOB_NONE else domains.progress(stats)
 
         return await self._control_job(uuid, ask, QUERY_SECONDS)
 
@@ -432,22 +366,7 @@ class LibvirtHypervisor:
     async def remove_remainder(self, uuid: str) -> None:
         """Destroy and undefine what is left here of a guest that runs elsewhere; its NVRAM and TPM state stay."""
 
-        def do(connection: Any) -> None:
-            domain = _lookup(connection, uuid)
-            if domain is None:
-                return
-            if domain.isActive():
-                domain.destroy()
-            domain = _lookup(connection, uuid)  # a transient guest is gone with its process
-            if domain is not None and domain.isPersistent():
-                domain.undefineFlags(
-                    libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
-                    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-                    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-                    | getattr(libvirt, "VIR_DOMAIN_UNDEFINE_KEEP_TPM", 0)
-                )
-
-        await self._ask(do, ABORT_SECONDS)
+        await self._ask(lambda connection: domains.remove_remainder(connection, uuid), ABORT_SECONDS)
 
 
 _HINT = "`systemctl status libvirtd virtqemud` shows why."
@@ -463,42 +382,3 @@ def _close(connection: Any) -> None:
         connection.close()
     except libvirt.libvirtError as error:
         log.debug("connection not closed", error=str(error))
-
-
-def _lookup(connection: Any, key: str) -> Any:
-    """The domain of that name or UUID, None if there is none."""
-    for find in (connection.lookupByName, connection.lookupByUUIDString):
-        try:
-            return find(key)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG):
-                raise
-    return None
-
-
-def _guest(domain: Any) -> Guest:
-    number, _reason = domain.state()
-    state = _STATES.get(number, GuestState.UNKNOWN)
-    return guest_of(
-        domain.XMLDesc(),
-        state=state,
-        persistent=bool(domain.isPersistent()),
-        autostart=bool(domain.autostart()) if domain.isPersistent() else False,
-        migratable_xml=domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE),
-    )
-
-
-def _job_kind(domain: Any) -> str:
-    try:
-        stats = domain.jobStats()
-    except libvirt.libvirtError as error:
-        # "migration statistics are available only on the source host"
-        if error.get_error_code() in (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_OPERATION_UNSUPPORTED):
-            return "incoming"
-        raise
-    if stats.get("type", 0) == libvirt.VIR_DOMAIN_JOB_NONE:
-        return "none"
-    operation = stats.get("operation", 0)
-    if operation == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT:
-        return "outgoing"
-    return "incoming" if operation == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN else "other"

@@ -1,0 +1,137 @@
+"""Questions about one domain, asked on a connection of libvirt's library. All of them block: they belong in threads."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import libvirt
+
+from kvmigd.host.definition import guest_of
+from kvmigd.model.guest import Guest, GuestState, Whereabouts
+from kvmigd.model.job import Progress
+
+_STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: GuestState.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: GuestState.BLOCKED,
+    libvirt.VIR_DOMAIN_PAUSED: GuestState.PAUSED,
+    libvirt.VIR_DOMAIN_SHUTDOWN: GuestState.SHUTDOWN,
+    libvirt.VIR_DOMAIN_SHUTOFF: GuestState.SHUTOFF,
+    libvirt.VIR_DOMAIN_CRASHED: GuestState.CRASHED,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: GuestState.SUSPENDED,
+}
+# The words of `virsh domstate --reason`, indexed by virDomainRunningReason and its like.
+_REASONS: dict[GuestState, tuple[str, ...]] = {
+    GuestState.RUNNING: (
+        *("", "booted", "migrated", "restored", "from snapshot", "unpaused", "migration canceled"),
+        *("save canceled", "event wakeup", "crashed", "post-copy", "post-copy failed"),
+    ),
+    GuestState.PAUSED: (
+        *("", "user", "migrating", "saving", "dumping", "I/O error", "watchdog", "from snapshot", "shutting down"),
+        *("creating snapshot", "crashed", "starting up", "post-copy", "post-copy failed", "api error"),
+    ),
+    GuestState.SHUTOFF: (
+        *("", "shutdown", "destroyed", "crashed", "migrated", "saved", "failed", "from snapshot", "daemon"),
+    ),
+}
+
+
+def lookup(connection: Any, key: str) -> Any:
+    """The domain of that name or UUID, None if there is none."""
+    for find in (connection.lookupByName, connection.lookupByUUIDString):
+        try:
+            return find(key)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG):
+                raise
+    return None
+
+
+def guest(domain: Any) -> Guest:
+    """The domain's definition and state."""
+    number, _reason = domain.state()
+    state = _STATES.get(number, GuestState.UNKNOWN)
+    return guest_of(
+        domain.XMLDesc(),
+        state=state,
+        persistent=bool(domain.isPersistent()),
+        autostart=bool(domain.autostart()) if domain.isPersistent() else False,
+        migratable_xml=domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE),
+    )
+
+
+def whereabouts(connection: Any, uuid: str, *, host: str) -> Whereabouts:
+    """Where a guest stands on the host that the connection is to; its name is only told."""
+    domain = lookup(connection, uuid)
+    if domain is None:
+        return Whereabouts(host=host, known=False)
+    try:
+        number, reason = domain.state()
+        state = _STATES.get(number, GuestState.UNKNOWN)
+        reasons = _REASONS.get(state, ())
+        return Whereabouts(
+            host=host,
+            known=True,
+            state=state,
+            reason=reasons[reason] if reason < len(reasons) else "",
+            persistent=bool(domain.isPersistent()),
+            job=_job_kind(domain) if state.is_active else "none",
+        )
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return Whereabouts(host=host, known=False)
+        raise
+
+
+def _job_kind(domain: Any) -> str:
+    try:
+        stats = domain.jobStats()
+    except libvirt.libvirtError as error:
+        # "migration statistics are available only on the source host"
+        if error.get_error_code() in (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_OPERATION_UNSUPPORTED):
+            return "incoming"
+        raise
+    if stats.get("type", 0) == libvirt.VIR_DOMAIN_JOB_NONE:
+        return "none"
+    operation = stats.get("operation", 0)
+    if operation == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT:
+        return "outgoing"
+    return "incoming" if operation == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN else "other"
+
+
+def remove_remainder(connection: Any, uuid: str) -> None:
+    """Destroy and undefine what is left of a guest that runs elsewhere; its NVRAM and TPM state stay."""
+    domain = lookup(connection, uuid)
+    if domain is None:
+        return
+    if domain.isActive():
+        domain.destroy()
+    domain = lookup(connection, uuid)  # a transient guest is gone with its process
+    if domain is not None and domain.isPersistent():
+        domain.undefineFlags(
+            libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
+            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+            | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+            | getattr(libvirt, "VIR_DOMAIN_UNDEFINE_KEEP_TPM", 0)
+        )
+
+
+def progress(stats: dict[str, Any]) -> Progress:
+    """virDomainGetJobStats' fields (libvirt-domain.h); times there are milliseconds, the dirty rate pages a second."""
+    remaining = int(stats.get("data_remaining", 0))
+    rate = int(stats.get("memory_bps", 0)) + int(stats.get("disk_bps", 0))
+    dirty = int(stats.get("memory_dirty_rate", 0)) * int(stats.get("memory_page_size", 4096))
+    net = rate - dirty
+    now = time.time_ns() // 1000
+    return Progress(
+        total=int(stats.get("data_total", 0)),
+        processed=int(stats.get("data_processed", 0)),
+        remaining=remaining,
+        rate=rate,
+        dirty_rate=dirty,
+        iteration=int(stats.get("memory_iteration", 0)),
+        elapsed_usec=int(stats.get("time_elapsed", 0)) * 1000,
+        # What is left and what is dirtied meanwhile, at the present rates.
+        expected_end_usec=now + remaining * 1_000_000 // net if net > 0 and remaining else 0,
+        pause_usec=int(stats.get("downtime", 0)) * 1000,
+    )
