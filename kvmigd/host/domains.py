@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import libvirt
@@ -37,14 +38,28 @@ _REASONS: dict[GuestState, tuple[str, ...]] = {
 
 
 def lookup(connection: Any, key: str) -> Any:
-    """The domain of that name or UUID, None if there is none."""
-    for find in (connection.lookupByName, connection.lookupByUUIDString):
-        try:
-            return find(key)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG):
-                raise
-    return None
+    """The domain that a person means by a name or UUID, a name first; None if there is none."""
+    found = by_name(connection, key)
+    return by_uuid(connection, key) if found is None else found
+
+
+def by_name(connection: Any, name: str) -> Any:
+    """The domain of that name, None if there is none."""
+    return _found(connection.lookupByName, name)
+
+
+def by_uuid(connection: Any, uuid: str) -> Any:
+    """The domain with that UUID, None if there is none. A domain may be named like another one's UUID."""
+    return _found(connection.lookupByUUIDString, uuid)
+
+
+def _found(find: Callable[[str], Any], key: str) -> Any:
+    try:
+        return find(key)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG):
+            return None
+        raise
 
 
 def guest(domain: Any) -> Guest:
@@ -62,7 +77,7 @@ def guest(domain: Any) -> Guest:
 
 def whereabouts(connection: Any, uuid: str, *, host: str) -> Whereabouts:
     """Where a guest stands on the host that the connection is to; its name is only told."""
-    domain = lookup(connection, uuid)
+    domain = by_uuid(connection, uuid)
     if domain is None:
         return Whereabouts(host=host, known=False)
     try:
@@ -101,12 +116,12 @@ def _job_kind(domain: Any) -> str:
 
 def remove_remainder(connection: Any, uuid: str) -> None:
     """Destroy and undefine what is left of a guest that runs elsewhere; its NVRAM and TPM state stay."""
-    domain = lookup(connection, uuid)
+    domain = by_uuid(connection, uuid)
     if domain is None:
         return
     if domain.isActive():
         domain.destroy()
-    domain = lookup(connection, uuid)  # a transient guest is gone with its process
+    domain = by_uuid(connection, uuid)  # a transient guest is gone with its process
     if domain is not None and domain.isPersistent():
         domain.undefineFlags(
             libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM

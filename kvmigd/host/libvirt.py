@@ -197,7 +197,7 @@ class LibvirtHypervisor:
             raise HypervisorUnavailable(self._problem, hint=_HINT)
 
         def do() -> T | None:
-            domain = domains.lookup(connection, uuid)
+            domain = domains.by_uuid(connection, uuid)
             return None if domain is None else action(domain)
 
         return await self._in_thread(self._control, do, seconds)
@@ -239,8 +239,8 @@ class LibvirtHypervisor:
         """Who holds this name and this UUID here."""
 
         def ask(connection: Any) -> NameFact:
-            by_name = domains.lookup(connection, name)
-            by_uuid = domains.lookup(connection, uuid)
+            by_name = domains.by_name(connection, name)
+            by_uuid = domains.by_uuid(connection, uuid)
             return NameFact(
                 uuid_of_name=by_name.UUIDString() if by_name is not None else "",
                 name_of_uuid=by_uuid.name() if by_uuid is not None else "",

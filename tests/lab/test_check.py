@@ -217,3 +217,13 @@ def test_a_certificate_of_qemu_is_missing(a: Host, b: Host, web: Guest) -> None:
         assert verdict == "blocked"
         assert any(f.check == "tls.material" and "server-cert.pem" in f.summary for f in findings)
     wait_until("the way is free", lambda: daemon.check(a, web.name, b.name)[0] == "ready")
+
+
+def test_a_guest_that_is_named_like_the_uuid_of_another(a: Host, b: Host, web: Guest) -> None:
+    other = guests.boot_sector(web.uuid, memory=64, number=7)
+    a.run("virsh", "--quiet", "define", "/dev/stdin", input=other.xml())
+    # who says that name means the guest of that name, but what is done by UUID is done to the other
+    assert "guest.state" in daemon.blocking(a, web.uuid, b.name)
+    assert daemon.moved(a, web.name, b.name)["Result"] == "done"
+    assert guests.state(b, web) == "running"
+    assert guests.state(a, other) == "shut off", "nothing was done to the one that is only called so"
