@@ -125,6 +125,8 @@ class Mover:
         except AdmissionRefused:
             raise
         except Exception:
+            if job.phase not in (Phase.ADMISSION, Phase.PROVING, Phase.CONFIRMING):
+                raise  # a defect while the guest may be on its way: the lease ends by itself
             job.enter(Phase.CLEANING)
             try:
                 await link.release(job.uuid)
