@@ -60,6 +60,7 @@ class Host:
         self._proc = proc
         self._net = net
         self._stamp: tuple[int, ...] = ()
+        self._addresses: tuple[str, ...] = ()
         self._certificate_facts: tuple[CertificateFact, ...] = ()
         self._software = Software(kvmigd=__version__, kernel=system.kernel(), release=system.release())
         self._listeners: list[Callable[[], None]] = []
@@ -134,7 +135,7 @@ class Host:
             memory_total=total,
             memory_free=max(0, self.memory_free() - self._promised()) // GRANULE * GRANULE,
             software=self._software,
-            addresses=self._facts.addresses if hasattr(self, "_facts") else (),
+            addresses=self._addresses,
             certificates=self._certificate_facts,
             stream_tls=self.config.migration.tls and self._stream_tls(),
         )
@@ -163,7 +164,7 @@ class Host:
             system.resolve(self.hypervisor.facts.hostname if self.hypervisor.facts else self.config.name),
             self._look_at_certificates(),
         )
-        self._facts = msgspec.structs.replace(self._facts, addresses=own.addresses)
+        self._addresses = own.addresses
         self.refresh()
         wanted = tuple(path for disk in guest.local_disks for path in disk.paths) + guest.files
         table = mounts.read(self._proc / "self/mountinfo")
