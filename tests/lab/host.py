@@ -25,7 +25,7 @@ _ENVIRONMENT = {
     "SYSTEMD_PAGER": "",
     "TERM": "dumb",
 }
-_BOOT_TIME = 60.0
+_BOOT_TIME = 150.0
 
 
 def wait_until(what: str, condition: Callable[[], bool], timeout: float = 30.0, every: float = 0.05) -> None:

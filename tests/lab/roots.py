@@ -63,11 +63,20 @@ end-volume
 """
 
 
+_MANAGER = """\
+# A host that goes down waits so long for what does not end, instead of 90 s: libvirtd takes 25 s to stop after some
+# migrations, and a process that a test has left stopped never ends by itself.
+[Manager]
+DefaultTimeoutStopSec=10s
+"""
+
+
 def _host_files(places: Places, host: str) -> dict[str, str]:
     files = {
         "etc/hostname": f"{host}\n",
         "etc/hosts": network.hosts_file(),
         "etc/machine-id": f"{machine_id(places.name, host)}\n",
+        "etc/systemd/system.conf.d/lab.conf": _MANAGER,
     }
     files |= {f"etc/systemd/network/{name}": text for name, text in network.networkd_files(host).items()}
     if host == STORE:
