@@ -149,10 +149,6 @@ class JobFinished(KvmigdError):
     """The job has ended, so it cannot be changed any more."""
 
 
-class InMaintenance(KvmigdError):
-    """The host is in maintenance, draining or going down, and takes no guests."""
-
-
 class ConfigurationInvalid(KvmigdError):
     """A configuration file cannot be read or understood; names file, line and column."""
 
@@ -204,7 +200,6 @@ TABLE: tuple[Row, ...] = (
     Row(Cancelled, _OWN + "Cancelled", "cancelled", Exit.FAILED),
     Row(DeadlinePassed, _OWN + "DeadlinePassed", "deadline-passed", Exit.FAILED),
     Row(JobFinished, _OWN + "JobFinished", "job-finished", Exit.FAILED),
-    Row(InMaintenance, _OWN + "InMaintenance", "in-maintenance", Exit.BLOCKED),
     Row(ConfigurationInvalid, _OWN + "ConfigurationInvalid", "configuration-invalid", Exit.FAILED),
     Row(CertificateInvalid, _OWN + "CertificateInvalid", "certificate-invalid", Exit.FAILED),
     Row(DaemonUnreachable, _OWN + "DaemonUnreachable", "daemon-unreachable", Exit.NOT_REACHABLE),

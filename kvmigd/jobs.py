@@ -109,11 +109,6 @@ class Job:
             self.lines[line.guest] = line
             self._changed()
 
-    def choose_peer(self, peer: str) -> None:
-        """The destination, where the caller left the choice to kvmigd."""
-        self.peer = peer
-        self._changed()
-
     def cancel(self) -> None:
         """Ask for the end of the job. Asking twice is harmless; a job that has ended raises JobFinished."""
         if self.state.is_final:

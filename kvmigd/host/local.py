@@ -177,7 +177,6 @@ class Host:
             paths=tuple(looked),
             bridges=self._bridges(guest, networks),
             networks=networks,
-            machine_known=not machine,
             machine_problem=machine,
             cpu=cpu,
             names=names,

@@ -50,13 +50,11 @@ async def check(host: Host, link: PeerClient, guest: Guest, *, prove: bool) -> C
 
 async def prove_port(link: PeerClient, job: str | None = None) -> PortProof:
     """Connect to the peer's migration port: the one of an admitted job, else the one it would give next."""
-    offer = await link.proof(job)
-    try:
-        await connect_and_read(offer.address, offer.port, offer.nonce)
-    except ProofFailed as error:
-        return PortProof(address=offer.address, port=offer.port, problem=error.reason, text=error.text.rstrip("."))
-    finally:
-        await link.close_proof(offer.token)
+    async with link.proving(job) as offer:
+        try:
+            await connect_and_read(offer.address, offer.port, offer.nonce)
+        except ProofFailed as error:
+            return PortProof(address=offer.address, port=offer.port, problem=error.reason, text=error.text.rstrip("."))
     return PortProof(address=offer.address, port=offer.port)
 
 

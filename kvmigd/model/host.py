@@ -144,7 +144,6 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
     paths: tuple[PathFact, ...] = ()
     bridges: tuple[BridgeFact, ...] = ()
     networks: tuple[NetworkFact, ...] = ()
-    machine_known: bool = True
     machine_problem: str = ""
     cpu: CpuFact | None = None
     """None where it was not asked (on the source)."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
@@ -25,7 +27,6 @@ from kvmigd.model.guest import Guest, Whereabouts
 from kvmigd.model.host import Examination
 from kvmigd.peer import wire
 from kvmigd.peer.identity import Credentials, diagnose, own_problem, translate, unreachable
-from kvmigd.peer.proof import CONNECT_SECONDS, connect_and_read
 
 CALL_SECONDS = 10.0
 EXAMINE_SECONDS = 30.0
@@ -233,14 +234,14 @@ class PeerClient:
         """End a proof; when this returns, the port can be bound by QEMU."""
         return await self._call(f"/proof/{token}/close", None, shape=wire.ProofEnd)
 
-    async def prove(self, job: str | None = None, *, timeout: float = CONNECT_SECONDS) -> wire.ProofOffer:
-        """Prove that the peer's migration port can be reached; raises ProofFailed if it cannot."""
+    @asynccontextmanager
+    async def proving(self, job: str | None = None) -> AsyncIterator[wire.ProofOffer]:
+        """Inside, the peer listens for a proof; afterwards it does not."""
         offer = await self.proof(job)
         try:
-            await connect_and_read(offer.address, offer.port, offer.nonce, timeout=timeout)
+            yield offer
         finally:
             await self.close_proof(offer.token)
-        return offer
 
     async def whereabouts(self, uuid: str) -> Whereabouts:
         """Where the guest stands on the peer; its libvirt is asked now."""

@@ -24,7 +24,9 @@ from kvmigd.model.peer import PeerState
 from kvmigd.peer.admission import AdmissionDesk
 from kvmigd.peer.identity import Credentials
 from kvmigd.peer.link import Pace, PeerLink
+from kvmigd.peer.proof import connect_and_read
 from kvmigd.peer.server import PeerServer
+from kvmigd.peer.wire import ProofOffer
 from kvmigd.pki import Authority, pem_of_certificate, pem_of_key
 
 GIB = 1 << 30
@@ -323,3 +325,10 @@ def copy(pki_root: Path, to: Path) -> Pki:
     """Another copy of an installed PKI, to be spoilt."""
     shutil.copytree(pki_root, to)
     return pki_below(to)
+
+
+async def proved(link: PeerLink, job: str | None = None) -> ProofOffer:
+    """Prove the peer's port, as a migration does; raises ProofFailed."""
+    async with link.proving(job) as offer:
+        await connect_and_read(offer.address, offer.port, offer.nonce)
+    return offer

@@ -71,7 +71,7 @@ def test_a_guest_needs_more_than_its_own_memory() -> None:
 
 
 def test_the_machine_cannot_be_had() -> None:
-    finding = only(destination__machine_problem="no machine type pc-q35-7.2", destination__machine_known=False)
+    finding = only(destination__machine_problem="no machine type pc-q35-7.2")
     assert (finding.check, finding.severity, finding.host) == ("machine.type", Severity.BLOCK, "hostb")
     assert finding.expected == "pc-q35-7.2 (x86_64, kvm) by /usr/bin/qemu-system-x86_64"
     assert finding.found == "no machine type pc-q35-7.2"

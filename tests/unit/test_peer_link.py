@@ -68,9 +68,9 @@ async def test_from_admission_to_settlement(tmp_path: Path) -> None:
         assert await link.admit(JOB, GUEST, memory=GIB) == granted
         assert (granted.address, granted.lease_seconds) == ("127.0.0.1", 30.0)
         assert met.server.desk.reserved_memory == GIB
-        offer = await link.prove(JOB)
+        offer = await lab.proved(link, JOB)
         assert offer.port == granted.port
-        assert (await link.prove()).port == granted.port - 1
+        assert (await lab.proved(link)).port == granted.port - 1
         assert await link.renew(JOB) == granted
         for _ in range(2):
             told = await link.settle(JOB, GUEST.uuid, outcome="arrived", autostart=True)
@@ -179,10 +179,10 @@ async def test_a_port_that_cannot_be_proved(tmp_path: Path, monkeypatch: pytest.
             raise ProofFailed("timeout", "127.0.0.1 port 1 does not answer.")
 
         with monkeypatch.context() as firewall:
-            firewall.setattr("kvmigd.peer.client.connect_and_read", fail)
+            firewall.setattr("tests.unit.peer_lab.connect_and_read", fail)
             with pytest.raises(ProofFailed):
-                await met.link.prove()
-        first = await met.link.prove()  # nothing is left that would take the port away
+                await lab.proved(met.link)
+        first = await lab.proved(met.link)  # nothing is left that would take the port away
         assert first.port == lab.PORTS[1]
 
 
@@ -444,7 +444,7 @@ async def test_the_server_moves(tmp_path: Path) -> None:
         assert met.server.problem == ""
         async with lab.link_to(new, met.pki) as link:  # IPv4 at a listener for both families
             assert (await link.admit(JOB, GUEST, memory=GIB)).address == "127.0.0.1"
-            await link.prove(JOB)
+            await lab.proved(link, JOB)
 
 
 # All peers
