@@ -11,7 +11,8 @@ import msgspec
 from kvmigd.errors import HypervisorFailed, HypervisorUnavailable, NoSuchGuest
 from kvmigd.host.hypervisor import GuestEvent, HypervisorFacts, Stream
 from kvmigd.model.guest import Guest, GuestState, Whereabouts
-from kvmigd.model.host import CpuFact, NameFact, NetworkFact
+from kvmigd.model.host import CpuFact, NameFact
+from kvmigd.model.hypervisor import NetworkFact
 from kvmigd.model.job import Progress
 
 MIB = 1 << 20

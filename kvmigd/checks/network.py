@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from kvmigd.checks.case import Case, PortProof, blocks, warns
 from kvmigd.model.finding import Basis, Finding
-from kvmigd.model.host import BridgeFact
+from kvmigd.model.links import BridgeFact
 
 _FIRST, _LAST = 49152, 49215
 """QEMU's ports by default (`migration_port_min`, `migration_port_max` in qemu.conf)."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from kvmigd.checks.case import Case, blocks, warns
 from kvmigd.model.finding import Finding
-from kvmigd.model.host import Release
+from kvmigd.model.system import Release
 
 
 def version(number: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from kvmigd.checks.case import Case, blocks
 from kvmigd.model.finding import Finding
 from kvmigd.model.guest import Disk
-from kvmigd.model.host import MountFact
+from kvmigd.model.mounts import MountFact
 
 
 def storage_path(case: Case) -> Iterator[Finding]:

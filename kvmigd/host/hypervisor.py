@@ -9,7 +9,8 @@ from typing import Protocol
 import msgspec
 
 from kvmigd.model.guest import Guest, Whereabouts
-from kvmigd.model.host import CpuFact, NameFact, NetworkFact
+from kvmigd.model.host import CpuFact, NameFact
+from kvmigd.model.hypervisor import NetworkFact
 from kvmigd.model.job import Progress
 
 

@@ -23,7 +23,8 @@ from kvmigd.host import domains
 from kvmigd.host.definition import parse_xml
 from kvmigd.host.hypervisor import GuestEvent, HypervisorFacts, Stream
 from kvmigd.model.guest import Guest, Whereabouts
-from kvmigd.model.host import CpuFact, NameFact, NetworkFact
+from kvmigd.model.host import CpuFact, NameFact
+from kvmigd.model.hypervisor import NetworkFact
 from kvmigd.model.job import Progress
 
 log = structlog.get_logger(__name__)

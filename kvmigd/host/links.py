@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kvmigd.model.host import BridgeFact
+from kvmigd.model.links import BridgeFact
 
 _IFF_UP = 0x1
 NET = Path("/sys/class/net")

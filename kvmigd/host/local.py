@@ -16,18 +16,11 @@ from kvmigd.errors import HypervisorFailed, HypervisorUnavailable
 from kvmigd.host import links, mounts, paths, remote, system
 from kvmigd.host.hypervisor import Hypervisor
 from kvmigd.model.guest import Guest, Whereabouts
-from kvmigd.model.host import (
-    BridgeFact,
-    CertificateFact,
-    CpuFact,
-    Examination,
-    HostFacts,
-    NameFact,
-    NetworkFact,
-    RemoteFact,
-    Software,
-)
+from kvmigd.model.host import CertificateFact, CpuFact, Examination, HostFacts, NameFact, RemoteFact
+from kvmigd.model.hypervisor import NetworkFact
 from kvmigd.model.job import Progress
+from kvmigd.model.links import BridgeFact
+from kvmigd.model.system import Software
 
 log = structlog.get_logger(__name__)
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from kvmigd.model.host import MountFact
+from kvmigd.model.mounts import MountFact
 
 SHARED_TYPES = frozenset(
     {

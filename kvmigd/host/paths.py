@@ -11,7 +11,8 @@ import contextlib
 from collections.abc import Iterable, Sequence
 
 from kvmigd.host.mounts import containing
-from kvmigd.model.host import MountFact, PathFact
+from kvmigd.model.mounts import MountFact
+from kvmigd.model.storage import PathFact
 
 DEADLINE_SECONDS = 5.0
 _FORMAT = "%d %i %s %f %n\\0"

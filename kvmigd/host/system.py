@@ -10,7 +10,8 @@ import re
 import socket
 from pathlib import Path
 
-from kvmigd.model.host import Release, ResolvedName
+from kvmigd.model.host import ResolvedName
+from kvmigd.model.system import Release
 
 RESOLVE_SECONDS = 3.0
 

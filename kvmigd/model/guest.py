@@ -80,6 +80,11 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     """The <cpu> element of the migratable definition, for compareHypervisorCPU; empty if there is none."""
 
     @property
+    def key(self) -> str:
+        """Its UUID."""
+        return self.uuid
+
+    @property
     def local_disks(self) -> tuple[Disk, ...]:
         """Disks that are paths on the host and so must be there, the same, on the destination."""
         return tuple(disk for disk in self.disks if disk.is_local_path)

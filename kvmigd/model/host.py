@@ -4,23 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-
-class Release(msgspec.Struct, frozen=True, kw_only=True):
-    """The distribution, from os-release(5)."""
-
-    id: str = ""
-    version_id: str = ""
-    pretty_name: str = ""
-
-
-class Software(msgspec.Struct, frozen=True, kw_only=True):
-    """Versions of what migrates guests; libvirt's and QEMU's are as libvirt counts them: 1000000a + 1000b + c."""
-
-    kvmigd: str
-    kernel: str
-    release: Release
-    libvirt: int = 0
-    qemu: int = 0
+from kvmigd.model.hypervisor import NetworkFact
+from kvmigd.model.links import BridgeFact
+from kvmigd.model.storage import PathFact
+from kvmigd.model.system import Software
 
 
 class CertificateFact(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,53 +45,6 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     certificates: tuple[CertificateFact, ...] = ()
     stream_tls: bool = False
     """The PKI for QEMU's migration stream is there, so streams to and from this host are encrypted."""
-
-
-class MountFact(msgspec.Struct, frozen=True, kw_only=True):
-    """A mounted file system, from /proc/self/mountinfo (proc_pid_mountinfo(5)), octal escapes undone."""
-
-    point: str
-    fs_type: str
-    source: str
-    root: str = "/"
-    options: tuple[str, ...] = ()
-    shared: bool = False
-    """libvirt takes a file system of this type for shared (virFileIsSharedFSType)."""
-
-
-class PathFact(msgspec.Struct, frozen=True, kw_only=True):
-    """A path that a guest needs, as one host sees it."""
-
-    path: str
-    exists: bool
-    problem: str = ""
-    inode: int = 0
-    size: int = 0
-    is_block: bool = False
-    mount: MountFact | None = None
-
-
-class BridgeFact(msgspec.Struct, frozen=True, kw_only=True):
-    """The bridge (or libvirt network's bridge) behind a guest's network interface, as one host sees it."""
-
-    name: str
-    exists: bool
-    is_bridge: bool = False
-    up: bool = False
-    carrier: bool = False
-    """True if a port of the bridge has a link."""
-    mtu: int = 0
-    uplinks: tuple[str, ...] = ()
-    """Ports that are not taps of guests."""
-
-
-class NetworkFact(msgspec.Struct, frozen=True, kw_only=True):
-    """A libvirt network that a guest's interface names, as one host sees it."""
-
-    name: str
-    exists: bool
-    active: bool = False
-    bridge: str = ""
 
 
 class CpuFact(msgspec.Struct, frozen=True, kw_only=True):

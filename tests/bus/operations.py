@@ -8,7 +8,7 @@ from collections.abc import Callable
 from kvmigd.errors import GuestNotRunning, KvmigdError, NoSuchGuest, NoSuchPeer, SameHost
 from kvmigd.jobs import Job, Jobs
 from kvmigd.model.finding import Basis, Finding, Severity, verdict_of
-from kvmigd.model.host import HostFacts, Release, Software
+from kvmigd.model.host import HostFacts
 from kvmigd.model.job import (
     CheckOptions,
     EvacuateOptions,
@@ -20,6 +20,7 @@ from kvmigd.model.job import (
     Progress,
 )
 from kvmigd.model.peer import PeerState, PeerView
+from kvmigd.model.system import Release, Software
 from kvmigd.operations import CheckResult
 
 BRIDGE_DOWN = Finding(

@@ -10,21 +10,12 @@ from kvmigd.checks.case import Case, PortProof
 from kvmigd.checks.catalogue import judge
 from kvmigd.model.finding import Finding
 from kvmigd.model.guest import Disk, Guest, GuestState, Nic
-from kvmigd.model.host import (
-    BridgeFact,
-    CertificateFact,
-    CpuFact,
-    Examination,
-    HostFacts,
-    MountFact,
-    NameFact,
-    NetworkFact,
-    PathFact,
-    Release,
-    RemoteFact,
-    ResolvedName,
-    Software,
-)
+from kvmigd.model.host import CertificateFact, CpuFact, Examination, HostFacts, NameFact, RemoteFact, ResolvedName
+from kvmigd.model.hypervisor import NetworkFact
+from kvmigd.model.links import BridgeFact
+from kvmigd.model.mounts import MountFact
+from kvmigd.model.storage import PathFact
+from kvmigd.model.system import Release, Software
 
 GIB = 1 << 30
 UUID = "aaaaaaaa-1111-4111-8111-111111111111"

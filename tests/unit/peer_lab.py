@@ -18,9 +18,10 @@ import msgspec
 from kvmigd.bundle import Bundle, install
 from kvmigd.config import Config, Listen, Migration, Peer, Pki
 from kvmigd.model.guest import Guest, GuestState, Whereabouts
-from kvmigd.model.host import Examination, HostFacts, Release, Software
+from kvmigd.model.host import Examination, HostFacts
 from kvmigd.model.job import Progress
 from kvmigd.model.peer import PeerState
+from kvmigd.model.system import Release, Software
 from kvmigd.peer.admission import AdmissionDesk
 from kvmigd.peer.identity import Credentials
 from kvmigd.peer.link import Pace, PeerLink

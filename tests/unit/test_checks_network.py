@@ -9,7 +9,8 @@ import pytest
 from kvmigd.checks.case import PortProof
 from kvmigd.model.finding import Basis, Severity
 from kvmigd.model.guest import Nic
-from kvmigd.model.host import BridgeFact, NetworkFact
+from kvmigd.model.hypervisor import NetworkFact
+from kvmigd.model.links import BridgeFact
 from tests.unit.cases import BRIDGE, LAN, VIRBR, changed, only, told
 
 

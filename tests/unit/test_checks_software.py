@@ -6,7 +6,7 @@ import pytest
 
 from kvmigd.checks.software import version
 from kvmigd.model.finding import Severity, Verdict, verdict_of
-from kvmigd.model.host import Release
+from kvmigd.model.system import Release
 from tests.unit.cases import CERTIFICATE, STREAM_CERTIFICATE, changed, only, told
 
 OTHER_RELEASE = Release(id="debian", version_id="13", pretty_name="Debian GNU/Linux 13")

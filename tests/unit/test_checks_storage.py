@@ -8,7 +8,8 @@ import pytest
 
 from kvmigd.model.finding import Severity
 from kvmigd.model.guest import Disk
-from kvmigd.model.host import MountFact, PathFact
+from kvmigd.model.mounts import MountFact
+from kvmigd.model.storage import PathFact
 from tests.unit.cases import DISK, FIRMWARE, LOCAL, NFS, PATHS, changed, only, told
 
 WEB, BASE, CODE = PATHS

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmigd.host import links, mounts, paths, system
-from kvmigd.model.host import MountFact
+from kvmigd.model.mounts import MountFact
 
 MOUNTINFO = r"""
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda1 rw

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from kvmigd.evacuate.placement import candidates, why_none
-from kvmigd.model.host import HostFacts, Release, Software
+from kvmigd.model.host import HostFacts
 from kvmigd.model.peer import PeerState, PeerView
+from kvmigd.model.system import Release, Software
 
 SOFTWARE = Software(kvmigd="1", kernel="6.1", release=Release(id="debian"))
 GIB = 1 << 30

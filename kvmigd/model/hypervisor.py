@@ -1,0 +1,81 @@
+"""The hypervisor of a host: what libvirt says of itself and its guests."""
+
+from __future__ import annotations
+
+import msgspec
+
+from kvmigd.model.guest import Guest
+from kvmigd.model.subject import Subject
+
+
+class NetworkFact(msgspec.Struct, frozen=True, kw_only=True):
+    """A libvirt network."""
+
+    name: str
+    exists: bool
+    active: bool = False
+    bridge: str = ""
+    uuid: str = ""
+    autostart: bool = False
+    forward: str = ""
+    """nat, route, bridge, open, private, hostdev …; empty for isolated ones."""
+    port_groups: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Its name."""
+        return self.name
+
+
+class PoolFact(msgspec.Struct, frozen=True, kw_only=True):
+    """A libvirt storage pool."""
+
+    name: str
+    uuid: str
+    active: bool
+    autostart: bool = False
+    kind: str = ""
+    path: str = ""
+
+    @property
+    def key(self) -> str:
+        """Its name."""
+        return self.name
+
+
+class SecretFact(msgspec.Struct, frozen=True, kw_only=True):
+    """A libvirt secret; never its value."""
+
+    uuid: str
+    usage_type: str = ""
+    usage: str = ""
+
+    @property
+    def key(self) -> str:
+        """Its UUID."""
+        return self.uuid
+
+
+class HypervisorState(Subject, frozen=True, kw_only=True):
+    """libvirt on this host. Versions are libvirt's numbers: 1000000a + 1000b + c."""
+
+    uri: str = ""
+    daemon: str = ""
+    """libvirtd (monolithic) or virtqemud (modular); empty where it cannot be told."""
+    host_id: str = ""
+    host_name: str = ""
+    libvirt: int = 0
+    qemu: int = 0
+    cpu_model: str = ""
+    """The host's CPU as libvirt names it (capabilities' <model>)."""
+    cpu_features: tuple[str, ...] = ()
+    machine_types: tuple[str, ...] = ()
+    """`arch/machine`, canonical names and aliases, sorted."""
+    security_models: tuple[str, ...] = ()
+    """`model` with `:DOI`: selinux:0, apparmor:0, dac:0."""
+    guests: tuple[Guest, ...] = ()
+    networks: tuple[NetworkFact, ...] = ()
+    pools: tuple[PoolFact, ...] = ()
+    secrets: tuple[SecretFact, ...] = ()
+    filters: tuple[str, ...] = ()
+    """Names of network filters."""

@@ -1,0 +1,197 @@
+"""What storage is: identities by which two hosts can tell whether they have the same."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from kvmigd.model.mounts import MountFact
+from kvmigd.model.subject import Subject
+
+
+class DeviceKind(StrEnum):
+    """What a block device is."""
+
+    DISK = "disk"
+    PARTITION = "partition"
+    LVM = "lvm"
+    MULTIPATH = "multipath"
+    CRYPT = "crypt"
+    RAID = "raid"
+    LOOP = "loop"
+    OTHER = "other"
+
+
+class BlockDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """A block device, from /sys/block and /sys/dev/block."""
+
+    name: str
+    """The kernel's: sda, dm-3."""
+    number: str
+    """major:minor."""
+    kind: DeviceKind
+    size: int = 0
+    """Bytes."""
+    transport: str = ""
+    """fc, iscsi, sas, nvme, virtio, usb …; empty where it is not known or not one."""
+    wwid: str = ""
+    """What the device calls itself to every host: SCSI VPD page 0x83 (naa., eui., t10.), NVMe NGUID, EUI64 or UUID."""
+    serial: str = ""
+    dm_name: str = ""
+    dm_uuid: str = ""
+    """device-mapper's: LVM-<VG UUID><LV UUID>, mpath-<WWID>, CRYPT-LUKS2-<UUID>-<name>."""
+    fs_uuid: str = ""
+    """UUID of the file system or volume on it, from udev's database."""
+    fs_type: str = ""
+    slaves: tuple[str, ...] = ()
+    """What it is made of, by name; down to the disks by following them."""
+    state: str = ""
+    """SCSI's or NVMe's word for it: running, live, offline, blocked, transport-offline …"""
+
+    @property
+    def key(self) -> str:
+        """Its name."""
+        return self.name
+
+
+class Multipath(msgspec.Struct, frozen=True, kw_only=True):
+    """A LUN that is reached over several paths."""
+
+    name: str
+    wwid: str
+    device: str
+    """Kernel name of the map, dm-N."""
+    paths: tuple[str, ...] = ()
+    """Kernel names of all its paths."""
+    active: tuple[str, ...] = ()
+    """Those that work."""
+
+    @property
+    def key(self) -> str:
+        """Its WWID."""
+        return self.wwid
+
+
+class IscsiSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A session of the kernel's initiator, /sys/class/iscsi_session."""
+
+    name: str
+    target: str
+    """IQN."""
+    portal: str = ""
+    """address:port,tag."""
+    state: str = ""
+    """LOGGED_IN, FAILED or FREE."""
+    luns: tuple[str, ...] = ()
+    """`LUN=device`."""
+
+    @property
+    def key(self) -> str:
+        """Its name, sessionN."""
+        return self.name
+
+
+class FcPort(msgspec.Struct, frozen=True, kw_only=True):
+    """A Fibre Channel port of this host, /sys/class/fc_host."""
+
+    name: str
+    wwpn: str
+    wwnn: str = ""
+    state: str = ""
+    """Online, Linkdown …"""
+    speed: str = ""
+    fabric: str = ""
+    targets: tuple[str, ...] = ()
+    """WWPNs of the remote ports that are online."""
+
+    @property
+    def key(self) -> str:
+        """Its name, hostN."""
+        return self.name
+
+
+class VolumeGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """An LVM volume group of which a volume is active here."""
+
+    name: str
+    uuid: str
+    lock_type: str = ""
+    """dlm, sanlock or idm where lvmlockd has it; empty where it is local or not known."""
+
+    @property
+    def key(self) -> str:
+        """Its UUID."""
+        return self.uuid
+
+
+class Lockspace(msgspec.Struct, frozen=True, kw_only=True):
+    """A DLM lockspace that this host has joined."""
+
+    name: str
+    id: str = ""
+    control: str = ""
+    """Its kernel state, from /sys/kernel/dlm: recovering and the like; empty where nothing is said."""
+    members: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Its name."""
+        return self.name
+
+
+class FileSystemIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """What a mounted file system is, in words that are equal on every host that has the same one mounted."""
+
+    point: str
+    fs_type: str
+    server: str = ""
+    """Host name or addresses as mounted, for network file systems."""
+    export: str = ""
+    """Path, share, volume or subvolume at the server."""
+    uuid: str = ""
+    """fsid, volume id or UUID, from the file system itself."""
+    lock_table: str = ""
+    """cluster:name of GFS2 and OCFS2."""
+    devices: tuple[str, ...] = ()
+    """WWIDs of the disks below it; the kernel's names where there are none."""
+    problem: str = ""
+    """Why its identity could not be read; what it lacks is not known then."""
+
+    @property
+    def key(self) -> str:
+        """Where it is mounted."""
+        return self.point
+
+
+class Storage(Subject, frozen=True, kw_only=True):
+    """All of this host's storage, below its mounts."""
+
+    filesystems: tuple[FileSystemIdentity, ...] = ()
+    devices: tuple[BlockDevice, ...] = ()
+    multipaths: tuple[Multipath, ...] = ()
+    iscsi: tuple[IscsiSession, ...] = ()
+    fibre_channel: tuple[FcPort, ...] = ()
+    volume_groups: tuple[VolumeGroup, ...] = ()
+    lockspaces: tuple[Lockspace, ...] = ()
+    quorate: bool | None = None
+    """Whether the cluster has quorum; None where there is no cluster."""
+
+
+class PathFact(msgspec.Struct, frozen=True, kw_only=True):
+    """A path that a guest needs (an image file, a block device, firmware), as one host sees it."""
+
+    path: str
+    exists: bool
+    problem: str = ""
+    mount: MountFact | None = None
+    device: str = ""
+    """major:minor: of the file system for a file, its own for a block device."""
+    inode: int = 0
+    born_usec: int = 0
+    """Birth time (statx(2)), microseconds since 1970; 0 where the file system keeps none."""
+    size: int = 0
+    is_block: bool = False
+    format: str = ""
+    backing: str = ""
+    """The next layer as the image's header names it, made absolute; empty for the last one."""
