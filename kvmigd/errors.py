@@ -129,6 +129,10 @@ class HypervisorFailed(KvmigdError):
         self.number = number
 
 
+class HostUnknown(KvmigdError):
+    """Something of this host that the answer depends on is not known at the moment."""
+
+
 class Unresolved(KvmigdError):
     """It is not known where the guest runs; nothing was touched."""
 
@@ -195,6 +199,7 @@ TABLE: tuple[Row, ...] = (
     Row(GuestsStayed, _OWN + "GuestsStayed", "guests-stayed", Exit.FAILED),
     Row(HypervisorUnavailable, _OWN + "HypervisorUnavailable", "hypervisor-unavailable", Exit.FAILED),
     Row(HypervisorFailed, _OWN + "HypervisorFailed", "hypervisor-failed", Exit.FAILED),
+    Row(HostUnknown, _OWN + "HostUnknown", "host-unknown", Exit.FAILED),
     Row(Unresolved, _OWN + "Unresolved", "unresolved", Exit.FAILED),
     Row(GuestLost, _OWN + "GuestLost", "guest-lost", Exit.FAILED),
     Row(Cancelled, _OWN + "Cancelled", "cancelled", Exit.FAILED),

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import structlog
 
 from kvmigd import __version__
 from kvmigd.config import Config
-from kvmigd.errors import HypervisorFailed, HypervisorUnavailable
-from kvmigd.host import links, mounts, paths, remote, system
+from kvmigd.errors import HostUnknown, HypervisorFailed, HypervisorUnavailable
+from kvmigd.host import paths, remote, system
 from kvmigd.host.hypervisor import Hypervisor
+from kvmigd.host.picture import Picture
 from kvmigd.model.guest import Guest, Whereabouts
 from kvmigd.model.host import CertificateFact, CpuFact, Examination, HostFacts, NameFact, RemoteFact
 from kvmigd.model.hypervisor import NetworkFact
 from kvmigd.model.job import Progress
 from kvmigd.model.links import BridgeFact
+from kvmigd.model.state import StateChange
+from kvmigd.model.subject import Subject
 from kvmigd.model.system import Software
 
 log = structlog.get_logger(__name__)
 
-REFRESH_SECONDS = 10.0
-"""How often the memory that peers see is brought up to date; the kernel has no event for it."""
+CERTIFICATES_SECONDS = 3600.0
+"""So often certificates are judged again although their files have not changed: they expire."""
 GRANULE = 16 << 20
 """Peers see free memory in steps of this many bytes, so that noise is no change."""
 
@@ -41,24 +43,36 @@ class Host:
         certificates: Callable[[Config], tuple[CertificateFact, ...]],
         promised: Callable[[], int],
         proc: Path = Path("/proc"),
-        net: Path = links.NET,
     ) -> None:
         self.config = config
         self.hypervisor = hypervisor
+        self.picture = Picture()
         self.remotes = remote.RemoteHypervisors()
         self.draining = False
         self.maintenance = False
         self._certificates = certificates
         self._promised = promised
         self._proc = proc
-        self._net = net
-        self._stamp: tuple[int, ...] = ()
+        self._certificates_changed = asyncio.Event()
+        self._certificates_changed.set()
+        self._judging = asyncio.Lock()
         self._addresses: tuple[str, ...] = ()
         self._certificate_facts: tuple[CertificateFact, ...] = ()
-        self._software = Software(kvmigd=__version__, kernel=system.kernel(), release=system.release())
         self._listeners: list[Callable[[], None]] = []
         self._facts = self._gather()
         hypervisor.on_change(self.refresh)
+        self.picture.subscribe(self._on_picture)
+
+    def apply(self, config: Config) -> None:
+        """Take a new configuration."""
+        self.config = config
+        self.certificates_changed()
+        self.refresh()
+
+    def _on_picture(self, change: StateChange) -> None:
+        """A guest that starts or ends takes or leaves memory, and the software is among the facts."""
+        if "hypervisor" in change.subjects or "system" in change.subjects:
+            self.refresh()
 
     @property
     def facts(self) -> HostFacts:
@@ -70,11 +84,25 @@ class Host:
         self._listeners.append(listener)
 
     async def run(self) -> None:
-        """Keep the free memory up to date."""
+        """Judge the certificates whenever they may have changed."""
         while True:
-            await self._look_at_certificates()
+            await self._judge_certificates()
             self.refresh()
-            await asyncio.sleep(REFRESH_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CERTIFICATES_SECONDS):
+                    await self._certificates_changed.wait()
+                    continue
+            self._certificates_changed.set()
+
+    def certificates_changed(self) -> None:
+        """Certificate or key files may have changed."""
+        self._certificates_changed.set()
+
+    async def _judge_certificates(self) -> None:
+        async with self._judging:
+            if self._certificates_changed.is_set():
+                self._certificates_changed.clear()
+                self._certificate_facts = await asyncio.to_thread(self._certificates, self.config)
 
     def refresh(self) -> None:
         """Gather the facts anew and tell, if any has changed."""
@@ -112,12 +140,7 @@ class Host:
         total, _available = system.memory(self._proc / "meminfo")
         known = self.hypervisor.facts
         reason = self.accepting()
-        self._software = msgspec.structs.replace(
-            self._software,
-            release=system.release(),
-            libvirt=known.libvirt if known else self._software.libvirt,
-            qemu=known.qemu if known else self._software.qemu,
-        )
+        software = self.picture.state.system
         return HostFacts(
             name=self.config.name,
             host_id=known.host_id if known else "",
@@ -127,7 +150,13 @@ class Host:
             not_accepting_reason=reason,
             memory_total=total,
             memory_free=max(0, self.memory_free() - self._promised()) // GRANULE * GRANULE,
-            software=self._software,
+            software=Software(
+                kvmigd=__version__,
+                kernel=software.kernel,
+                release=software.release,
+                libvirt=known.libvirt if known else 0,
+                qemu=known.qemu if known else 0,
+            ),
             addresses=self._addresses,
             certificates=self._certificate_facts,
             stream_tls=self.config.migration.tls and self._stream_tls(),
@@ -137,32 +166,24 @@ class Host:
         facts = [fact for fact in self._certificate_facts if fact.is_for_stream]
         return bool(facts) and not any(fact.problem for fact in facts)
 
-    async def _look_at_certificates(self) -> None:
-        """Judge the certificates again when one of their files has changed, and once an hour for their dates."""
-        pki = self.config.pki
-        files = (pki.ca, pki.server_certificate, pki.server_key, pki.client_certificate, pki.client_key)
-        hour = int(time.monotonic() // 3600)
-        stamp = (hour, *(_stamp(path) for path in (*files, *sorted(pki.qemu.glob("*.pem")))))
-        if stamp != self._stamp:
-            self._certificate_facts = await asyncio.to_thread(self._certificates, self.config)
-            self._stamp = stamp
-
     async def examine(self, guest: Guest, other: str, *, uri: str = "") -> Examination:
         """Everything that the checks ask about `guest` on this host, from the place of a host that is to run it.
 
         `other` is the name of the host at the other end, `uri` that of its libvirt, if this is the source. A libvirt
-        that is away is told as a fact; one that fails in the middle raises HypervisorUnavailable or HypervisorFailed.
+        that is away is told as a fact; one that fails in the middle raises HypervisorUnavailable or HypervisorFailed,
+        and mounts or links that are not known raise HostUnknown.
         """
+        state = self.picture.state
+        self._raise_if_unknown(mounts=state.mounts, links=state.links)
         own, _ = await asyncio.gather(
             system.resolve(self.hypervisor.facts.hostname if self.hypervisor.facts else self.config.name),
-            self._look_at_certificates(),
+            self._judge_certificates(),
         )
         self._addresses = own.addresses
         self.refresh()
         wanted = tuple(path for disk in guest.local_disks for path in disk.paths) + guest.files
-        table = mounts.read(self._proc / "self/mountinfo")
         (looked, resolved, reached), (machine, cpu, names, networks) = await asyncio.gather(
-            asyncio.gather(paths.look(wanted, mounts=table), system.resolve(other), self._reach(uri)),
+            asyncio.gather(paths.look(wanted, mounts=state.mounts.mounts), system.resolve(other), self._reach(uri)),
             self._ask_hypervisor(guest),
         )
         return Examination(
@@ -202,7 +223,17 @@ class Host:
     def _bridges(self, guest: Guest, networks: tuple[NetworkFact, ...]) -> tuple[BridgeFact, ...]:
         names = [nic.source for nic in guest.nics if nic.kind == "bridge"]
         names += [network.bridge for network in networks if network.bridge]
-        return tuple(links.bridge(name, net=self._net) for name in dict.fromkeys(names))
+        known = {bridge.name: bridge for bridge in self.picture.state.links.bridges}
+        others = {link.name for link in self.picture.state.links.links}
+        return tuple(known.get(name, BridgeFact(name=name, exists=name in others)) for name in dict.fromkeys(names))
+
+    def _raise_if_unknown(self, **subjects: Subject) -> None:
+        for name, subject in subjects.items():
+            if not subject.is_known:
+                raise HostUnknown(
+                    f"The {name} of {self.config.name} are not known: {subject.problem}.",
+                    hint=f"On {self.config.name}: kvmigctl host; journalctl -u kvmigd.service",
+                )
 
     async def whereabouts(self, uuid: str) -> Whereabouts:
         """Where a guest stands here, asked of libvirt now."""
@@ -214,10 +245,3 @@ class Host:
             await self.hypervisor.set_autostart(uuid, on=True)
         self.refresh()
         return await self.hypervisor.completed(uuid)
-
-
-def _stamp(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0

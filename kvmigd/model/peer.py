@@ -7,6 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from kvmigd.model.host import HostFacts
+from kvmigd.model.state import HostState
 
 
 class PeerState(StrEnum):
@@ -28,6 +29,8 @@ class PeerView(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
     protocol: int = 0
     facts: HostFacts | None = None
+    picture: HostState = HostState()
+    """What is true on the peer, as far as it matters here; unknown while it is not connected."""
     round_trip_usec: int = 0
     last_seen_usec: int = 0
     """Wall clock, microseconds since 1970; 0 for never."""

@@ -85,7 +85,7 @@ class PeerClient:
                 connector=aiohttp.TCPConnector(limit=16, keepalive_timeout=60.0),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,  # nobody compresses, and a small answer shall stay small
-                read_bufsize=wire.LINE_LIMIT,
+                read_bufsize=256 << 10,
             )
         return self._session
 

@@ -15,9 +15,11 @@ from kvmigd.config import Peer
 from kvmigd.errors import CertificateInvalid, KvmigdError, PeerFailed, PeerNotTrusted, ProtocolMismatch
 from kvmigd.model.host import HostFacts
 from kvmigd.model.peer import PeerState, PeerView
+from kvmigd.model.state import HostState
 from kvmigd.peer import wire
 from kvmigd.peer.client import CALL_SECONDS, PeerClient
 from kvmigd.peer.identity import Credentials, translate, unreachable
+from kvmigd.peer.news import News
 
 log = structlog.get_logger(__name__)
 
@@ -83,6 +85,7 @@ class PeerLink(PeerClient):
         self._state = PeerState.CONNECTING
         self._problem = ""
         self._facts: HostFacts | None = None
+        self._picture = HostState()
         self._silence: Silence | None = None
         self._last_seen_usec = 0
         self._told_round_trip = 0.0
@@ -98,6 +101,7 @@ class PeerLink(PeerClient):
             problem=self._problem,
             protocol=self._protocol,
             facts=self._facts,
+            picture=self._picture,
             round_trip_usec=int(self._round_trip * 1e6),
             last_seen_usec=self._seen_usec(),
         )
@@ -179,6 +183,7 @@ class PeerLink(PeerClient):
             problem = translate(error, self.peer)
         finally:
             self._seen_usec()
+            self._picture = HostState()  # of what was true there nothing is told any longer
             if self._silence is not None:
                 self._silence.stop()
                 self._silence = None
@@ -211,17 +216,18 @@ class PeerLink(PeerClient):
                 if max(map(len, (*lines, rest))) > wire.LINE_LIMIT:
                     raise PeerFailed(f"Peer {self.name} sends a line that is longer than {wire.LINE_LIMIT} bytes.")
                 for line in filter(None, lines):
-                    self._hear(self._decode(line, HostFacts))
+                    self._hear(self._decode(line, News))
         raise unreachable(self.peer, "it closed the connection")
 
-    def _hear(self, facts: HostFacts) -> None:
-        if self._state is PeerState.CONNECTED and facts == self._facts:
-            return
-        self._facts = facts
-        if self._state is PeerState.CONNECTED:
-            self._changed()
-        else:
+    def _hear(self, news: News) -> None:
+        known = self._facts, self._picture
+        if news.facts is not None:
+            self._facts = news.facts
+        self._picture = news.applied(self._picture)
+        if self._state is not PeerState.CONNECTED:
             self._enter(PeerState.CONNECTED)
+        elif known != (self._facts, self._picture):
+            self._changed()
 
 
 class _SteadyEnd(Exception):

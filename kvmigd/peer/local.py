@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from kvmigd.host.picture import Picture
 from kvmigd.model.guest import Guest, Whereabouts
 from kvmigd.model.host import Examination, HostFacts
 from kvmigd.model.job import Progress
@@ -16,6 +17,13 @@ class LocalHost(Protocol):
     @property
     def facts(self) -> HostFacts:
         """What the host says of itself now."""
+
+    @property
+    def picture(self) -> Picture:
+        """What is true on the host."""
+
+    def refresh(self) -> None:
+        """Look again at what the kernel has no event for, like free memory."""
 
     def on_facts(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever `facts` may have changed."""

@@ -79,6 +79,11 @@ class Peers:
             else:
                 self._start(peer)
 
+    def certificates_changed(self) -> None:
+        """Certificate or key files may have changed: what failed with the old ones is tried again at once."""
+        for link, _ in self._links.values():
+            link.retry_now()
+
     def _start(self, peer: Peer) -> None:
         link = PeerLink(peer, self._credentials, on_change=self._changed, protocols=self._protocols, pace=self._pace)
         self._links[peer.name] = link, self._group.create_task(link.run(), name=f"peer-{peer.name}")

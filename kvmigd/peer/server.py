@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 from collections import Counter
@@ -34,6 +35,7 @@ from kvmigd.peer.certificates import names_in
 from kvmigd.peer.door import Door
 from kvmigd.peer.identity import Credentials, peer_of
 from kvmigd.peer.local import LocalHost
+from kvmigd.peer.news import Newsreader
 from kvmigd.peer.proof import ProofDesk
 from kvmigd.peer.watch import Broadcast
 
@@ -41,7 +43,10 @@ log = structlog.get_logger(__name__)
 
 REQUESTS_A_PEER = 32
 HANDLER_SECONDS = 60.0
-CERTIFICATE_LOOK_SECONDS = 5.0
+RETRY_SECONDS = 5.0
+"""How often it tries again while it cannot listen."""
+CERTIFICATES_SECONDS = 3600.0
+"""How often certificates are judged again although their files have not changed: they expire."""
 
 Message = TypeVar("Message", bound=msgspec.Struct)
 Handler = Callable[[web.Request, Peer], Awaitable[msgspec.Struct]]
@@ -68,10 +73,13 @@ class PeerServer:
         self._requests: Counter[str] = Counter()
         self._problem = ""
         self._opening = asyncio.Lock()
+        self._look_again = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
         self._proofs = ProofDesk(group)
-        self._broadcast = Broadcast(lambda: wire.encode(local.facts) + b"\n")
+        news = Newsreader(lambda: local.facts, lambda: local.picture.state)
+        self._broadcast = Broadcast(news, refresh=local.refresh)
         local.on_facts(self._broadcast.changed)
+        local.picture.subscribe(lambda _change: self._broadcast.picture_changed())
 
     async def __aenter__(self) -> Self:
         self._runner = web.AppRunner(
@@ -107,6 +115,10 @@ class PeerServer:
     def port(self) -> int:
         """The port it listens on; 0 while it does not."""
         return self._door.port
+
+    def certificates_changed(self) -> None:
+        """Certificate or key files may have changed."""
+        self._look_again.set()
 
     def on_problem(self, listener: Callable[[], None]) -> None:
         """Call `listener` when `problem` has changed."""
@@ -150,7 +162,10 @@ class PeerServer:
 
     async def _look_after_certificates(self) -> None:
         while True:
-            await asyncio.sleep(CERTIFICATE_LOOK_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_SECONDS if self._problem else CERTIFICATES_SECONDS):
+                    await self._look_again.wait()
+            self._look_again.clear()
             await self._open()
 
     async def _end_leases(self) -> None:
@@ -167,16 +182,16 @@ class PeerServer:
     def _application(self) -> web.Application:
         app = web.Application(client_max_size=wire.BODY_LIMIT, middlewares=[self._border])
         app.router.add_get("/version", self._answering(self._version))
-        app.router.add_get("/v1/watch", self._watch)
+        app.router.add_get("/v2/watch", self._watch)
         post = app.router.add_post
-        post("/v1/examine", self._answering(self._examine))
-        post("/v1/admission", self._answering(self._admit))
-        post("/v1/admission/{job}/renew", self._answering(self._renew))
-        app.router.add_delete("/v1/admission/{job}", self._answering(self._release))
-        post("/v1/proof", self._answering(self._prove))
-        post("/v1/proof/{token}/close", self._answering(self._close_proof))
-        post("/v1/whereabouts", self._answering(self._whereabouts))
-        post("/v1/settle", self._answering(self._settle))
+        post("/v2/examine", self._answering(self._examine))
+        post("/v2/admission", self._answering(self._admit))
+        post("/v2/admission/{job}/renew", self._answering(self._renew))
+        app.router.add_delete("/v2/admission/{job}", self._answering(self._release))
+        post("/v2/proof", self._answering(self._prove))
+        post("/v2/proof/{token}/close", self._answering(self._close_proof))
+        post("/v2/whereabouts", self._answering(self._whereabouts))
+        post("/v2/settle", self._answering(self._settle))
         return app
 
     def _answering(self, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

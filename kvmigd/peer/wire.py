@@ -12,11 +12,11 @@ from kvmigd.model.finding import Finding
 from kvmigd.model.guest import Guest, Whereabouts
 from kvmigd.model.job import Progress
 
-PROTOCOLS: tuple[int, ...] = (1,)
+PROTOCOLS: tuple[int, ...] = (2,)
 """Protocol versions that this kvmigd speaks; two daemons use the highest that both do."""
 
 BODY_LIMIT = 1 << 20
-LINE_LIMIT = 256 << 10
+LINE_LIMIT = 1 << 20
 BEAT_SECONDS = 0.5
 """A watch stream is never silent for longer than this."""
 SILENCE_SECONDS = 1.75

@@ -11,6 +11,9 @@ from pathlib import Path
 from kvmigd.config import Config, Listen, Migration, Peer
 from kvmigd.host.local import Host
 from kvmigd.jobs import Jobs
+from kvmigd.model.links import Links
+from kvmigd.model.mounts import MountFact, Mounts
+from kvmigd.model.system import Release, System
 from kvmigd.peer.admission import AdmissionDesk
 from kvmigd.peer.link import Pace
 from kvmigd.peer.peers import Peers
@@ -21,6 +24,12 @@ from tests.simulated import SimulatedHypervisor, World
 from tests.unit import peer_lab
 
 NAMES = ("hosta", "hostb", "hostc")
+KNOWN = (
+    Mounts(problem="", mounts=(MountFact(point="/", fs_type="ext4", source="/dev/vda1"),)),
+    Links(problem=""),
+    System(problem="", kernel="6.1.0", release=Release(id="debian", version_id="12", pretty_name="Debian 12")),
+)
+"""What the monitors of a real daemon would publish."""
 
 
 class Side:
@@ -75,6 +84,8 @@ async def daemons(root: Path, count: int = 2) -> AsyncIterator[dict[str, Side]]:
             host = Host(
                 settings, hypervisor, certificates=lambda _: (), promised=lambda desk=desk: desk.reserved_memory
             )
+            for subject in KNOWN:
+                host.picture.publish(subject)
             server = await PeerServer(settings, host, group=group, desk=desk).__aenter__()
             peers = await Peers(settings, group, pace=Pace(first_pause=0.02, longest_pause=0.05)).__aenter__()
             store = Store(root / name / "state").__enter__()

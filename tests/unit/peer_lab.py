@@ -17,11 +17,13 @@ import msgspec
 
 from kvmigd.bundle import Bundle, install
 from kvmigd.config import Config, Listen, Migration, Peer, Pki
+from kvmigd.host.picture import Picture
 from kvmigd.model.guest import Guest, GuestState, Whereabouts
 from kvmigd.model.host import Examination, HostFacts
 from kvmigd.model.job import Progress
 from kvmigd.model.peer import PeerState
 from kvmigd.model.system import Release, Software
+from kvmigd.peer import wire
 from kvmigd.peer.admission import AdmissionDesk
 from kvmigd.peer.identity import Credentials
 from kvmigd.peer.link import Pace, PeerLink
@@ -219,6 +221,8 @@ class MadeUpHost:
 
     def __init__(self) -> None:
         self.facts = FACTS
+        self.picture = Picture()
+        self.refreshed = 0
         self.listeners: list[Callable[[], None]] = []
         self.not_accepting = ""
         self.free = 4 * GIB
@@ -227,6 +231,9 @@ class MadeUpHost:
 
     def on_facts(self, listener: Callable[[], None]) -> None:
         self.listeners.append(listener)
+
+    def refresh(self) -> None:
+        self.refreshed += 1
 
     def change(self, **changes: object) -> None:
         self.facts = msgspec.structs.replace(self.facts, **changes)
@@ -266,7 +273,7 @@ async def serving(
     pki: Pki | None = None,
     peers: tuple[str, ...] = ("hosta",),
     local: MadeUpHost | None = None,
-    protocols: tuple[int, ...] = (1,),
+    protocols: tuple[int, ...] = wire.PROTOCOLS,
     desk: AdmissionDesk | None = None,
     port: int = 0,
 ) -> AsyncIterator[PeerServer]:
@@ -289,7 +296,7 @@ def link_to(
     pki: Pki,
     *,
     name: str = "hostb",
-    protocols: tuple[int, ...] = (1,),
+    protocols: tuple[int, ...] = wire.PROTOCOLS,
     pace: Pace = FAST,
     on_change: Callable[[str], None] | None = None,
 ) -> PeerLink:

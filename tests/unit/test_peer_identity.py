@@ -205,7 +205,7 @@ async def test_other_protocol(tmp_path: Path) -> None:
         async with lab.link_to(server.port, pki, protocols=(1, 7, 8, 9)) as link:
             await link.version()
             assert link.view.protocol == 8
-            with pytest.raises(PeerFailed):  # this double has paths for protocol 1 only
+            with pytest.raises(PeerFailed):  # this double has paths for protocol 2 only
                 await link.whereabouts(lab.GUEST.uuid)
 
 
@@ -219,8 +219,7 @@ async def test_link_says_not_trusted_and_recovers(tmp_path: Path) -> None:
 
 
 @lab.asynchronous
-async def test_server_waits_for_its_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kvmigd.peer.server.CERTIFICATE_LOOK_SECONDS", 0.02)
+async def test_server_waits_for_its_certificate(tmp_path: Path) -> None:
     pki = lab.pki_below(tmp_path / "b")
     async with lab.serving(tmp_path, pki=pki) as server:
         assert server.port == 0
@@ -228,6 +227,7 @@ async def test_server_waits_for_its_certificate(tmp_path: Path, monkeypatch: pyt
         heard: list[str] = []
         server.on_problem(lambda: heard.append(server.problem))
         lab.installed(tmp_path / "b", "hostb")
+        server.certificates_changed()
         await lab.until(lambda: server.port > 0)
         assert heard[-1] == ""
         async with lab.link_to(server.port, lab.installed(tmp_path / "a", "hosta")) as link:
@@ -240,6 +240,7 @@ async def test_server_waits_for_its_certificate(tmp_path: Path, monkeypatch: pyt
             await link.whereabouts(lab.GUEST.uuid)
             # One that is broken is told, and the good one stays in use.
             pki.server_key.write_bytes(lab.bundle("hosta").key)
+            server.certificates_changed()
             await lab.until(lambda: "does not match" in server.problem)
         async with lab.link_to(server.port, lab.installed(tmp_path / "a", "hosta")) as link:
             await link.version()
