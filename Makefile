@@ -44,7 +44,7 @@ lab: $(VENV)/.done
 	$(BIN)/pytest -v tests/lab
 
 bench: $(VENV)/.done
-	@test -n "$(NAME)" || { echo "usage: make bench NAME=overhead|idle|loss"; exit 2; }
+	@test -n "$(NAME)" || { echo "usage: make bench NAME=overhead|idle|loss|events"; exit 2; }
 	$(BIN)/python -m tests.lab prepare
 	$(BIN)/python -m tests.bench.$(NAME)
 

@@ -12,7 +12,7 @@ PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "libpam-systemd", "polkitd", "python3", "procps", "kmod", "less"),
     *("libvirt-daemon-system", "libvirt-daemon-driver-qemu", "libvirt-clients", "qemu-system-x86", "qemu-utils"),
     *("nftables", "iproute2", "iputils-ping", "openssh-client", "openssh-server", "gnutls-bin", "curl"),
-    *("glusterfs-server", "glusterfs-client"),
+    *("glusterfs-server", "glusterfs-client", "sshfs", "xfsprogs", "firewalld", "iptables"),
 )
 
 LIBVIRTD_CONF = """\
@@ -41,7 +41,7 @@ _ENABLED = (
     *("libvirtd.service", "libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd-tcp.socket"),
     *("virtlogd.socket", "virtlockd.socket", "systemd-networkd.service", "systemd-networkd-wait-online.service"),
 )
-_DISABLED = ("glusterd.service", "ssh.service", "libvirt-guests.service", "nftables.service")
+_DISABLED = ("glusterd.service", "ssh.service", "libvirt-guests.service", "nftables.service", "firewalld.service")
 
 _WAIT_ONLINE = """\
 [Service]
