@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from kvmigd import log as logging  # first of all, because it decides how structlog is loaded
+
+# isort: split
 import argparse
 import asyncio
 import os
@@ -17,7 +20,6 @@ import structlog
 from systemd import daemon as systemd
 
 from kvmigd import __version__, config
-from kvmigd import log as logging
 from kvmigd.bus.face import BusFace
 from kvmigd.config import Config
 from kvmigd.errors import KvmigdError

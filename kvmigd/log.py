@@ -5,10 +5,28 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
-import structlog
-from structlog.typing import EventDict, WrappedLogger
+
+@contextmanager
+def _without(name: str) -> Iterator[None]:
+    """What is imported inside finds no module of that name, unless somebody has loaded it before."""
+    hidden = name not in sys.modules
+    if hidden:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules[name]
+
+
+with _without("rich"):
+    # structlog would import rich, 4.5 MiB of resident memory, to print tracebacks in colour, which a daemon never does.
+    import structlog
+    from structlog.typing import EventDict, WrappedLogger
 
 _PRIORITY = {"critical": 2, "error": 3, "exception": 3, "warning": 4, "info": 6, "debug": 7}
 

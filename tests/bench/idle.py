@@ -1,4 +1,4 @@
-"""What the daemon costs at rest, for a minute: on a lab host with a peer, two guests, 1,000 mounts and 10,000 nft rules.
+"""What the daemon costs at rest, for a minute, on a lab host with a peer, two guests, 1,000 mounts, 10,000 nft rules.
 
 CPU time is that of its main process from /proc/PID/stat, memory its VmRSS; what its helper processes take is told
 apart. Wake-ups are the voluntary context switches of all its threads (proc_pid_status(5)), told for the event loop's
