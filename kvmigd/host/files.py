@@ -137,12 +137,11 @@ class Files:
                 log.debug("folder not watched", folder=str(folder))
         self._drop_unwanted()
 
-    def arm_all(self) -> None:
-        """The mount table has changed: a folder may be another one now, and what is in it too."""
+    def mounts_changed(self, points: Iterable[str]) -> None:
+        """Something was mounted or unmounted at these places: what is watched there may be something else now."""
+        places = {Path(point) for point in points}
         for watch in tuple(self._watches):
-            before = {folder: self._folders.get(folder) for folder in watch.wanted}
-            self.arm(watch)
-            if before != {folder: self._folders.get(folder) for folder in watch.wanted}:
+            if any(place in places or not places.isdisjoint(place.parents) for place in watch.wanted):
                 watch.fire()
 
     def forget(self, watch: Watch) -> None:

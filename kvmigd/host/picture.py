@@ -61,12 +61,25 @@ class Picture:
         if subject.problem != before.problem:
             log.info("subject changed", subject=name, problem=subject.problem)
         now = msgspec.structs.replace(self._state, generation=self._state.generation + 1, **{name: subject})
-        change = StateChange(before=self._state, now=now, subjects=(name,))
-        self._state = now
-        for listener in tuple(self._listeners):
-            listener(change)
+        self._tell(StateChange(before=self._state, now=now, subjects=(name,)))
         return True
 
     def unknown(self, kind: type[Subject], problem: str) -> bool:
         """A subject is no longer known, and nothing of it is told any longer."""
         return self.publish(kind(problem=problem))
+
+    def shift(self, seconds: float) -> None:
+        """The wall clock was set forward (or back) by so much: what began at a moment began at another one by it."""
+        state = self._state
+        moved = {
+            name: msgspec.structs.replace(subject, since_usec=subject.since_usec + int(seconds * 1e6))
+            for name in SUBJECTS
+            if (subject := state.subject(name)).since_usec
+        }
+        now = msgspec.structs.replace(state, generation=state.generation + 1, **moved)
+        self._tell(StateChange(before=state, now=now, subjects=tuple(moved)))
+
+    def _tell(self, change: StateChange) -> None:
+        self._state = change.now
+        for listener in tuple(self._listeners):
+            listener(change)

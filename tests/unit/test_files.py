@@ -158,3 +158,19 @@ def test_a_closed_watch_is_silent(tmp_path: Path) -> None:
             assert await told.quiet()
 
     asyncio.run(run())
+
+
+def test_a_mount_over_a_watched_folder_is_told(tmp_path: Path) -> None:
+    async def run() -> None:
+        told = Told()
+        async with Files() as files:
+            files.watch([tmp_path / "etc" / "a"], told)
+            (tmp_path / "etc").mkdir()
+            await told.again()
+            files.mounts_changed([str(tmp_path / "other")])
+            assert await told.quiet()
+            for place in (tmp_path / "etc", tmp_path):
+                files.mounts_changed([str(place)])
+                await told.again()
+
+    asyncio.run(run())

@@ -89,3 +89,13 @@ def test_everything_that_is_listed_in_a_subject_has_a_key() -> None:
             inner = getattr(field.type, "__args__", (str,))[0]
             if getattr(field.type, "__origin__", None) is tuple and inner is not str:
                 assert hasattr(inner, "key"), f"{name}.{field.name}"
+
+
+def test_when_the_clock_was_set_what_began_moves_along() -> None:
+    made, changes = picture()
+    made.publish(Links(problem=""))
+    since = made.state.links.since_usec
+    made.shift(3600.0)
+    assert made.state.links.since_usec == since + 3_600_000_000
+    assert made.state.mounts.since_usec == 0, "of what was never looked at no beginning is known"
+    assert changes[-1].subjects == ("links",)
