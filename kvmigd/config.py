@@ -38,6 +38,11 @@ class Pki(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     client_key: Path = Path("/etc/pki/libvirt/private/clientkey.pem")
     qemu: Path = Path("/etc/pki/qemu")
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of them, to be watched."""
+        return (self.ca, self.server_certificate, self.server_key, self.client_certificate, self.client_key, self.qemu)
+
 
 class Migration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Defaults of migrations. The ports are QEMU's (`migration_port_min`, `migration_port_max` in qemu.conf)."""
@@ -211,12 +216,18 @@ def _check(file: File, text: _Text) -> None:
         raise text.error(problem, "migration", "bandwidth")
 
 
+def files(directory: Path) -> tuple[Path, ...]:
+    """What the configuration is read from, to be watched."""
+    return directory / "kvmigd.toml", directory / "peers.d"
+
+
 def load(directory: Path = Path("/etc/kvmigd")) -> Config:
     """Read the configuration; a missing kvmigd.toml means defaults.
 
     Raises ConfigurationInvalid, which names file, line and column, and changes nothing.
     """
-    text = _read(directory / "kvmigd.toml")
+    main, peers = files(directory)
+    text = _read(main)
     file = File()
     if text is not None:
         file = _parse(text, File)
@@ -231,7 +242,7 @@ def load(directory: Path = Path("/etc/kvmigd")) -> Config:
         pki=file.pki,
         migration=file.migration,
         evacuation=file.evacuation,
-        peers=_peers(directory / "peers.d", name),
+        peers=_peers(peers, name),
     )
 
 
