@@ -13,6 +13,7 @@ PACKAGES = (
     *("libvirt-daemon-system", "libvirt-daemon-driver-qemu", "libvirt-clients", "qemu-system-x86", "qemu-utils"),
     *("nftables", "iproute2", "iputils-ping", "openssh-client", "openssh-server", "gnutls-bin", "curl"),
     *("glusterfs-server", "glusterfs-client", "sshfs", "xfsprogs", "firewalld", "iptables"),
+    *("qemu-block-extra", "tgt"),
 )
 
 LIBVIRTD_CONF = """\
@@ -41,7 +42,16 @@ _ENABLED = (
     *("libvirtd.service", "libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd-tcp.socket"),
     *("virtlogd.socket", "virtlockd.socket", "systemd-networkd.service", "systemd-networkd-wait-online.service"),
 )
-_DISABLED = ("glusterd.service", "ssh.service", "libvirt-guests.service", "nftables.service", "firewalld.service")
+_DISABLED = (
+    *(
+        "glusterd.service",
+        "ssh.service",
+        "libvirt-guests.service",
+        "nftables.service",
+        "firewalld.service",
+        "tgt.service",
+    ),
+)
 
 _WAIT_ONLINE = """\
 [Service]

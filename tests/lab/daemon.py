@@ -9,8 +9,8 @@ from typing import Any
 from tests.lab.host import Host, wait_until
 
 NAME, ROOT = "org.kvmigd1", "/org/kvmigd1"
-MANAGER, JOB, MIGRATION, EVACUATION, PEER = (
-    f"{NAME}.{part}" for part in ("Manager", "Job", "Migration", "Evacuation", "Peer")
+MANAGER, HOST, JOB, MIGRATION, EVACUATION, PEER = (
+    f"{NAME}.{part}" for part in ("Manager", "Host", "Job", "Migration", "Evacuation", "Peer")
 )
 
 
@@ -43,6 +43,18 @@ def properties(host: Host, path: str, interface: str) -> dict[str, Any]:
     """All properties of an interface."""
     (answer,) = call(host, path, "org.freedesktop.DBus.Properties", "GetAll", "s", interface)
     return {name: value["data"] for name, value in answer.items()}
+
+
+def describe(host: Host, subject: str) -> dict[str, Any]:
+    """What the daemon of a host knows of a subject of its picture."""
+    _generation, text = call(host, ROOT, HOST, "Describe", "sa{sv}", subject, "0")
+    found: dict[str, Any] = json.loads(text)
+    return found.get(subject, found)
+
+
+def things(host: Host, subject: str, field: str) -> list[dict[str, Any]]:
+    """The list of one field of a subject; what is at its default is not told."""
+    return list(describe(host, subject).get(field, []))
 
 
 def _options(options: dict[str, tuple[str, str]]) -> list[str]:
