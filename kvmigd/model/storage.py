@@ -47,7 +47,10 @@ class BlockDevice(msgspec.Struct, frozen=True, kw_only=True):
     slaves: tuple[str, ...] = ()
     """What it is made of, by name; down to the disks by following them."""
     state: str = ""
-    """SCSI's or NVMe's word for it: running, live, offline, blocked, transport-offline …"""
+    """SCSI's, NVMe's or md's word for it: running, live, offline, blocked, transport-offline, clean … `suspended` for a
+    device-mapper device that holds its I/O back."""
+    backing: str = ""
+    """The file below a loop device, as the kernel names it."""
 
     @property
     def key(self) -> str:
@@ -65,7 +68,7 @@ class Multipath(msgspec.Struct, frozen=True, kw_only=True):
     paths: tuple[str, ...] = ()
     """Kernel names of all its paths."""
     active: tuple[str, ...] = ()
-    """Those that work."""
+    """Those that work: their device does, and the kernel has not told of their failure since the daemon watches."""
 
     @property
     def key(self) -> str:
@@ -117,7 +120,7 @@ class VolumeGroup(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     uuid: str
     lock_type: str = ""
-    """dlm, sanlock or idm where lvmlockd has it; empty where it is local or not known."""
+    """dlm or sanlock where lvmlockd has it started here; empty where it is local or not known (idm leaves no trace)."""
 
     @property
     def key(self) -> str:
@@ -130,9 +133,11 @@ class Lockspace(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     id: str = ""
+    """Its global ID, which is equal on all members."""
     control: str = ""
-    """Its kernel state, from /sys/kernel/dlm: recovering and the like; empty where nothing is said."""
+    """`recovering` while the kernel waits for other members; empty where nothing is said."""
     members: tuple[str, ...] = ()
+    """Node IDs, as dlm_controld has told the kernel."""
 
     @property
     def key(self) -> str:
@@ -147,14 +152,18 @@ class FileSystemIdentity(msgspec.Struct, frozen=True, kw_only=True):
     fs_type: str
     server: str = ""
     """Host name or addresses as mounted, for network file systems."""
+    addresses: tuple[str, ...] = ()
+    """What the server's name stood for when it was mounted, where the file system tells."""
     export: str = ""
     """Path, share, volume or subvolume at the server."""
+    root: str = "/"
+    """What of the file system is mounted there: a folder or subvolume of it."""
     uuid: str = ""
     """fsid, volume id or UUID, from the file system itself."""
     lock_table: str = ""
     """cluster:name of GFS2 and OCFS2."""
     devices: tuple[str, ...] = ()
-    """WWIDs of the disks below it; the kernel's names where there are none."""
+    """WWIDs of the disks below it; the kernel's names where there are none. Bricks of GlusterFS, host:/path."""
     problem: str = ""
     """Why its identity could not be read; what it lacks is not known then."""
 
@@ -182,16 +191,24 @@ class PathFact(msgspec.Struct, frozen=True, kw_only=True):
     """A path that a guest needs (an image file, a block device, firmware), as one host sees it."""
 
     path: str
+    """As it was asked for; links in it are followed."""
     exists: bool
     problem: str = ""
+    """Why it is not there or does not answer; of an image that is there, why its header could not be read."""
     mount: MountFact | None = None
+    """The one on which the path lies as it is written; `device` tells where it ends."""
     device: str = ""
     """major:minor: of the file system for a file, its own for a block device."""
     inode: int = 0
     born_usec: int = 0
     """Birth time (statx(2)), microseconds since 1970; 0 where the file system keeps none."""
     size: int = 0
+    """Bytes; of a block device 0."""
     is_block: bool = False
     format: str = ""
+    """qcow2, qed, vmdk, vdi, vpc, vhdx, luks or raw; empty where it was not asked or could not be read."""
     backing: str = ""
-    """The next layer as the image's header names it, made absolute; empty for the last one."""
+    """The next layer as the image's header names it, made absolute; empty for the last one. `json:{…}` and network
+    disks (`nbd://…`) as they are."""
+    data_file: str = ""
+    """Where a qcow2 image keeps its data in a file of its own."""
