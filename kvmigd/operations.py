@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from kvmigd.host.picture import Picture
 from kvmigd.jobs import Job, Jobs
 from kvmigd.model.finding import Finding, Verdict
 from kvmigd.model.job import CheckOptions, EvacuateOptions, MigrateOptions
@@ -25,6 +26,8 @@ class Operations(Protocol):
     """What the D-Bus face publishes. Every call raises the errors of kvmigd.errors; nothing else."""
 
     jobs: Jobs
+    picture: Picture
+    """What is true on this host."""
 
     @property
     def host_name(self) -> str:

@@ -36,6 +36,7 @@ class Service:
         self, host: Host, peers: Peers, jobs: Jobs, store: Store, *, reload: Callable[[], Awaitable[None]]
     ) -> None:
         self.jobs = jobs
+        self.picture = host.picture
         self._host = host
         self._peers = peers
         self._store = store

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -37,6 +38,22 @@ class _Bus(MessageBus):
                 raise EOFError("it hung up")
             line += part
         return line.decode("ascii", "replace").rstrip("\r\n")
+
+
+class _PatientSocket:
+    """Takes nothing while the socket is full. dbus-next takes that for the end of the connection: it waits for room
+    only after it has written a part of a message, not when the one before has filled the socket exactly.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def send(self, data: memoryview) -> int:
+        """As socket.send; 0 if there is no room."""
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
 
 
 class CallFailed(Exception):
@@ -84,6 +101,7 @@ class Connection:
         self._pending: dict[int, asyncio.Future[Message]] = {}
         self._handlers: list[Handler] = []
         self._closing = False
+        bus._writer.sock = _PatientSocket(bus._sock)
         bus.add_message_handler(self._on_message)
         self._watcher = asyncio.create_task(self._watch(), name="bus-watcher")
 
@@ -152,14 +170,18 @@ class Connection:
         # Signals must go on to dbus-next, method calls must not: its own objects are not published.
         return message.message_type is MessageType.METHOD_CALL
 
-    def send(self, message: Message) -> None:
-        """Send without waiting. Raises what dbus-next raises if the body does not fit the signature."""
+    def send(self, message: Message) -> asyncio.Future[None]:
+        """Send without waiting; the future is done when the bus has taken it, and need not be asked.
+
+        Raises BusUnavailable, and what dbus-next raises if the body does not fit the signature.
+        """
         if not self._bus.connected:
             raise BusUnavailable("The connection to the system message bus was lost.")
         message.body = _carried(message.body)
-        sent = self._bus.send(message)
+        sent: asyncio.Future[None] = self._bus.send(message)
         # A failed write ends the connection, which `closed` tells; nobody asks this future.
         sent.add_done_callback(lambda future: future.cancelled() or future.exception())
+        return sent
 
     async def call(
         self,

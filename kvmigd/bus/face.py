@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import structlog
 
 from kvmigd.bus import path
 from kvmigd.bus.authority import INTERACTIVE_TIMEOUT, TIMEOUT, Authority
+from kvmigd.bus.changes import Row, Teller
 from kvmigd.bus.connection import Connection
+from kvmigd.bus.host import HostObject
 from kvmigd.bus.job import parts_of
 from kvmigd.bus.manager import Manager
 from kvmigd.bus.peer import PeerObject
@@ -44,6 +48,7 @@ class BusFace:
         self._connection: Connection | None = None
         self._publisher: Publisher | None = None
         self._authority: Authority | None = None
+        self._teller: Teller | None = None
         self._peers: dict[str, PeerView] = {}
 
     async def __aenter__(self) -> BusFace:
@@ -57,7 +62,10 @@ class BusFace:
         )
         try:
             operations = self._operations
-            self._publisher.export(path.ROOT, Manager(operations, self._authority))
+            self._teller = Teller(operations.picture, self._tell)
+            host = HostObject(operations.picture, self._teller, self._authority)
+            self._publisher.export(path.ROOT, Manager(operations, self._authority), host)
+            operations.picture.subscribe(lambda _: self._on_change())
             operations.on_change(self._on_change)
             operations.on_peer(self._on_peer)
             for view in operations.peers:
@@ -85,6 +93,8 @@ class BusFace:
         if self._connection is None or self._publisher is None:
             return
         publisher, self._publisher = self._publisher, None
+        if self._teller:
+            self._teller.close()
         jobs = self._operations.jobs
         if self._on_job_added in jobs.added:
             jobs.added.remove(self._on_job_added)
@@ -98,6 +108,11 @@ class BusFace:
     def _on_change(self) -> None:
         if self._publisher:
             self._publisher.changed(path.ROOT)
+
+    def _tell(self, generation: int, subject: str, changes: list[Row]) -> asyncio.Future[None] | None:
+        if self._publisher is None:
+            return None
+        return self._publisher.emit(path.ROOT, path.HOST, "Changed", generation, subject, changes)
 
     def _on_peer(self, name: str) -> None:
         """A peer changed, came or went."""

@@ -51,7 +51,9 @@ class Property(NamedTuple):
     name: str
     signature: str
     emits: bool
-    """Changes are told by PropertiesChanged."""
+    """Changes are told by PropertiesChanged, with the value."""
+    invalidates: bool = False
+    """Changes are told by PropertiesChanged, by name alone: the value is large, and made for who asks for it."""
 
 
 class Interface(NamedTuple):
@@ -79,8 +81,9 @@ def _arguments(element: ET.Element, direction: str) -> tuple[Argument, ...]:
     )
 
 
-def _emits(element: ET.Element) -> bool:
-    return all(note.get("value") == "true" for note in element.iter("annotation") if note.get("name") == EMITS)
+def _emits(element: ET.Element) -> str:
+    """What its annotation says: true (which is the default), invalidates, const or false."""
+    return next((note.get("value", "") for note in element.iter("annotation") if note.get("name") == EMITS), "true")
 
 
 def parse(text: str) -> dict[str, Interface]:
@@ -98,7 +101,9 @@ def parse(text: str) -> dict[str, Interface]:
                 for method in element.iter("method")
             },
             properties={
-                item.attrib["name"]: Property(item.attrib["name"], item.attrib["type"], _emits(item))
+                item.attrib["name"]: Property(
+                    item.attrib["name"], item.attrib["type"], _emits(item) == "true", _emits(item) == "invalidates"
+                )
                 for item in element.iter("property")
             },
             signals={

@@ -8,6 +8,7 @@ NAME = "org.kvmigd1"
 ROOT = "/org/kvmigd1"
 
 MANAGER = NAME + ".Manager"
+HOST = NAME + ".Host"
 JOB = NAME + ".Job"
 MIGRATION = NAME + ".Migration"
 EVACUATION = NAME + ".Evacuation"

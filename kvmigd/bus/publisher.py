@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 import structlog
@@ -14,8 +14,10 @@ from dbus_next.message import Message
 from dbus_next.signature import Variant
 
 from kvmigd.bus import interface as xml
+from kvmigd.bus.body import Body, Prepared
 from kvmigd.bus.connection import BusUnavailable, Connection
 from kvmigd.bus.interface import Interface, Method
+from kvmigd.bus.pace import Pace
 from kvmigd.bus.path import ROOT
 from kvmigd.errors import InternalError, InvalidArguments, KvmigdError, row_of
 
@@ -49,6 +51,28 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """The caller allows that a person is asked (ALLOW_INTERACTIVE_AUTHORIZATION)."""
 
 
+class Lazy:
+    """The value of a property of the root object that is an array, and is made when somebody asks for it.
+
+    It has changed if `stamp` has; `make` gives its elements, in pairs if it is a dictionary.
+    """
+
+    def __init__(self, stamp: Any, make: Callable[[], Iterable[Any]]) -> None:
+        self.stamp = stamp
+        self.make = make
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Lazy) and self.stamp == other.stamp
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Large(NamedTuple):
+    """The answer to a call, if it takes its time to be made. One is made at a time, and sent before the next."""
+
+    make: Callable[[Pace], Awaitable[Body]]
+
+
 class Implementation:
     """One interface of one object: an `async` method for each method of the XML, and all properties at once."""
 
@@ -58,7 +82,7 @@ class Implementation:
         """The value of every property, by its D-Bus name."""
         return {}
 
-    def describe(self) -> Interface:
+    def documented(self) -> Interface:
         """The interface as its XML has it."""
         return xml.load(self.interface)
 
@@ -68,7 +92,7 @@ class _Object:
 
     def __init__(self, path: str, implementations: tuple[Implementation, ...]) -> None:
         self.path = path
-        self.parts = {part.interface: (part, part.describe()) for part in implementations}
+        self.parts = {part.interface: (part, part.documented()) for part in implementations}
         self.told: dict[str, dict[str, Any]] = {}
         self.told_at = float("-inf")
         self.timer: asyncio.Handle | None = None
@@ -83,18 +107,16 @@ class _Object:
         part, description = self.parts[name]
         return {key: Variant(description.properties[key].signature, value) for key, value in part.properties().items()}
 
-    def changes(self) -> Iterator[tuple[str, dict[str, Variant]]]:
-        """What has changed since the last call, by interface."""
+    def changes(self) -> Iterator[tuple[str, dict[str, Variant], list[str]]]:
+        """What has changed since the last call, by interface: the new values, and the names of what is told by name."""
         for name, (part, description) in self.parts.items():
             now, before = part.properties(), self.told[name]
             self.told[name] = now
-            news = {
-                key: Variant(description.properties[key].signature, value)
-                for key, value in now.items()
-                if description.properties[key].emits and value != before[key]
-            }
-            if news:
-                yield name, news
+            changed = [description.properties[key] for key, value in now.items() if value != before[key]]
+            news = {item.name: Variant(item.signature, now[item.name]) for item in changed if item.emits}
+            invalidated = [item.name for item in changed if item.invalidates]
+            if news or invalidated:
+                yield name, news, invalidated
 
 
 class Publisher:
@@ -109,6 +131,7 @@ class Publisher:
         self._objects: dict[str, _Object] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._calls: Counter[str] = Counter()
+        self._large = asyncio.Lock()
         self._everywhere = _Object("", (Introspectable(self), Peer(), Properties(self)))
         self._at_root = _Object("", (ObjectManager(self),))
         connection.add_handler(self._on_message)
@@ -188,22 +211,33 @@ class Publisher:
             item.timer = None
         item.told_at = asyncio.get_running_loop().time()
         try:
-            for name, news in item.changes():
-                self._signal(path, STANDARD + "Properties", "PropertiesChanged", "sa{sv}as", name, news, [])
+            for name, news, gone in item.changes():
+                self._signal(path, STANDARD + "Properties", "PropertiesChanged", "sa{sv}as", name, news, gone)
         except Exception:
             log.exception("properties cannot be told", path=path)
 
-    def emit(self, path: str, interface: str, member: str, *body: Any) -> None:
-        """Send a signal that the interface's XML describes."""
-        self._signal(path, interface, member, xml.load(interface).signals[member], *body)
+    def emit(self, path: str, interface: str, member: str, *body: Any) -> asyncio.Future[None] | None:
+        """Send a signal that the interface's XML describes; the future is done when the bus has taken it."""
+        return self._signal(path, interface, member, xml.load(interface).signals[member], *body)
 
-    def _signal(self, path: str, interface: str, member: str, signature: str, *body: Any) -> None:
+    def _signal(
+        self, path: str, interface: str, member: str, signature: str, *body: Any
+    ) -> asyncio.Future[None] | None:
         try:
-            self._connection.send(Message.new_signal(path, interface, member, signature, list(body)))
+            return self._connection.send(
+                Prepared(
+                    Body(signature, *body),
+                    message_type=MessageType.SIGNAL,
+                    path=path,
+                    interface=interface,
+                    member=member,
+                )
+            )
         except BusUnavailable:
             log.debug("signal not sent, the bus is gone", path=path, member=member)
         except Exception:
             log.exception("signal cannot be sent", path=path, member=member)
+        return None
 
     def _on_message(self, message: Message) -> bool:
         if message.message_type is not MessageType.METHOD_CALL:
@@ -222,6 +256,9 @@ class Publisher:
         try:
             part, method = self._find(message)
             result = await self._do(message, part, method)
+            if isinstance(result, Large):
+                await self._answer_at_length(message, result)
+                return
             body = [] if not method.results else [result] if len(method.results) == 1 else list(result)
             if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
                 self._connection.send(Message.new_method_return(message, method.result_signature, body))
@@ -239,6 +276,21 @@ class Publisher:
             self._calls[message.sender] -= 1
             if not self._calls[message.sender]:
                 del self._calls[message.sender]
+
+    async def _answer_at_length(self, message: Message, large: Large) -> None:
+        """Anybody may ask for what is large, as often as he likes; memory is taken for one answer at a time."""
+        if message.flags & MessageFlag.NO_REPLY_EXPECTED:
+            return
+        async with self._large:
+            body = await large.make(Pace())
+            await self._connection.send(
+                Prepared(
+                    body,
+                    message_type=MessageType.METHOD_RETURN,
+                    reply_serial=message.serial,
+                    destination=message.sender,
+                )
+            )
 
     async def _do(self, message: Message, part: Implementation, method: Method) -> Any:
         if message.signature != method.signature:

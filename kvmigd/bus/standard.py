@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dbus_next.signature import Variant
 
 from kvmigd.bus import interface as xml
+from kvmigd.bus.body import Body, Typed
+from kvmigd.bus.pace import Pace
 from kvmigd.bus.path import ROOT
-from kvmigd.bus.publisher import STANDARD, Call, Implementation, Refusal
+from kvmigd.bus.publisher import STANDARD, Call, Implementation, Large, Lazy, Refusal
 
 if TYPE_CHECKING:
     from kvmigd.bus.interface import Interface
@@ -66,7 +68,7 @@ _DESCRIPTIONS = xml.parse("""<node>
 class Standard(Implementation):
     """One of the standard interfaces; their XML is above."""
 
-    def describe(self) -> Interface:
+    def documented(self) -> Interface:
         return _DESCRIPTIONS[self.interface]
 
 
@@ -108,28 +110,59 @@ class Properties(Standard):
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
 
-    def _values(self, path: str, interface: str) -> dict[str, Variant]:
+    def _values(self, path: str, interface: str) -> dict[str, Typed]:
         part, description = self._publisher.part(path, interface)
-        return {key: Variant(description.properties[key].signature, value) for key, value in part.properties().items()}
+        return {key: Typed(description.properties[key].signature, value) for key, value in part.properties().items()}
 
-    def _value(self, path: str, interface: str, name: str) -> Variant:
+    def _value(self, path: str, interface: str, name: str) -> Typed:
         values = self._values(path, interface)
         if name not in values:
             raise Refusal("UnknownProperty", f"Interface {interface} has no property {name}.")
         return values[name]
 
-    async def get(self, call: Call, interface: str, name: str) -> Variant:
+    async def get(self, call: Call, interface: str, name: str) -> Variant | Large:
         """One property."""
-        return self._value(call.path, interface, name)
+        found = self._value(call.path, interface, name)
+        if not isinstance(found.value, Lazy):
+            return Variant(*found)
 
-    async def get_all(self, call: Call, interface: str) -> dict[str, Variant]:
+        async def body(pace: Pace) -> Body:
+            body = Body("v")
+            await _add(body, found, pace)
+            return body
+
+        return Large(body)
+
+    async def get_all(self, call: Call, interface: str) -> dict[str, Variant] | Large:
         """All properties of one interface."""
-        return self._values(call.path, interface)
+        found = self._values(call.path, interface)
+        if not any(isinstance(item.value, Lazy) for item in found.values()):
+            return {name: Variant(*item) for name, item in found.items()}
+
+        async def body(pace: Pace) -> Body:
+            body = Body("a{sv}")
+            with body.array("{sv}"):
+                for name, item in found.items():
+                    body.align(8)
+                    body.add("s", name)
+                    await _add(body, item, pace)
+            return body
+
+        return Large(body)
 
     async def set(self, call: Call, interface: str, name: str, value: Any) -> None:
         """Refuse: what can be changed has a method, and each method its own polkit action."""
         self._value(call.path, interface, name)
         raise Refusal("PropertyReadOnly", f"Property {interface}.{name} cannot be written.")
+
+
+async def _add(body: Body, item: Typed, pace: Pace) -> None:
+    """Add a property's value as a variant."""
+    if isinstance(item.value, Lazy):
+        body.add("g", item.signature)
+        await body.add_paced(item.signature, item.value.make(), pace)
+    else:
+        body.add("v", item)
 
 
 class ObjectManager(Standard):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from kvmigd.errors import GuestNotRunning, KvmigdError, NoSuchGuest, NoSuchPeer, SameHost
+from kvmigd.host.picture import Picture
 from kvmigd.jobs import Job, Jobs
 from kvmigd.model.finding import Basis, Finding, Severity, verdict_of
 from kvmigd.model.host import HostFacts
@@ -61,6 +62,7 @@ class FakeOperations:
 
     def __init__(self, group: asyncio.TaskGroup, *, retention: float = 900.0) -> None:
         self.jobs = Jobs(group, retention=retention)
+        self.picture = Picture(clock=lambda: 1_700_000_000_000_000_000)
         self.state = "ready"
         self.maintenance = False
         self.peers: tuple[PeerView, ...] = (view("hostb"), view("2nd.host"))

@@ -31,6 +31,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "Reload": ("",),
     "Cancel": ("a{sv}", {}),
     "Wait": ("",),
+    "Describe": ("sa{sv}", "", {}),
 }
 """A call of every method that changes or tells something."""
 
@@ -43,7 +44,7 @@ def action_of(method: str) -> str:
 def test_every_method_has_its_own_action_and_every_action_its_method() -> None:
     methods = {
         method
-        for name in (path.MANAGER, path.JOB, path.MIGRATION, path.EVACUATION, path.PEER)
+        for name in (path.MANAGER, path.JOB, path.MIGRATION, path.EVACUATION, path.PEER, path.HOST)
         for method in xml.load(name).methods
         if not re.match(r"Can[A-Z]", method)
     }
@@ -52,15 +53,16 @@ def test_every_method_has_its_own_action_and_every_action_its_method() -> None:
     assert actions.keys() == {action_of(method) for method in methods}
     for name, action in actions.items():
         assert action.findtext("message", "").startswith("Authentication is required to "), name
-        active = action.findtext("defaults/allow_active")
-        assert active == ("yes" if name in ("org.kvmigd1.check", "org.kvmigd1.wait") else "auth_admin_keep"), name
-        assert action.findtext("defaults/allow_any") == "auth_admin_keep", name
+        active, anyone = action.findtext("defaults/allow_active"), action.findtext("defaults/allow_any")
+        harmless = ("org.kvmigd1.check", "org.kvmigd1.wait", "org.kvmigd1.describe")
+        assert active == ("yes" if name in harmless else "auth_admin_keep"), name
+        assert anyone == ("yes" if name == "org.kvmigd1.describe" else "auth_admin_keep"), name
 
 
 async def attempt(here: World, method: str, *, flags: int = 0) -> list[Any]:
     """Call any method; those of jobs on job 1."""
-    on_job = method in xml.load(path.JOB).methods
-    place, interface = (path.job_path(1), path.JOB) if on_job else (path.ROOT, path.MANAGER)
+    interface = next(name for name in (path.JOB, path.HOST, path.MANAGER) if method in xml.load(name).methods)
+    place = path.job_path(1) if interface == path.JOB else path.ROOT
     return await here.caller.call(place, interface, method, *CALLS[method], flags=flags)
 
 

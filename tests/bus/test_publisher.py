@@ -157,7 +157,7 @@ async def test_live_introspection_is_the_documented_xml() -> None:
                     documented = ET.parse(xml.path_of(name)).find("interface")
                     assert documented is not None
                     assert _members(element) == _members(documented)
-        assert seen == {path.MANAGER, path.JOB, path.MIGRATION, path.EVACUATION, path.PEER}
+        assert seen == {path.MANAGER, path.JOB, path.MIGRATION, path.EVACUATION, path.PEER, path.HOST}
 
 
 async def test_children_are_found_from_the_top() -> None:
