@@ -29,6 +29,9 @@ INTERVAL = 0.5
 CALLS_PER_CALLER = 128
 """Calls of one caller that may be under way; each is a task, and anybody may call."""
 
+LARGEST = 30 << 20
+"""Bytes in an answer. The system bus takes messages of 32 MiB (max_message_size) and disconnects who sends more."""
+
 STANDARD = "org.freedesktop.DBus."
 
 
@@ -283,6 +286,8 @@ class Publisher:
             return
         async with self._large:
             body = await large.make(Pace())
+            if len(body.buffer) > LARGEST:
+                raise Refusal("LimitsExceeded", f"The answer to {message.member} has {len(body.buffer)} bytes.")
             await self._connection.send(
                 Prepared(
                     body,

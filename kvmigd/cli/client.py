@@ -93,8 +93,15 @@ class Client:
 
     async def listen(self) -> None:
         """Begin to collect what jobs tell, and whether the daemon goes away; before a job is started."""
+        await self._listen(f"path_namespace='{path.ROOT}/job'")
+
+    async def listen_to_host(self) -> None:
+        """Begin to collect what changes on the host, and whether the daemon goes away."""
+        await self._listen(f"path='{path.ROOT}',interface='{path.HOST}'")
+
+    async def _listen(self, rule: str) -> None:
         self.connection.add_handler(self._on_message)
-        await self.connection.subscribe(f"type='signal',sender='{path.NAME}',path_namespace='{path.ROOT}/job'")
+        await self.connection.subscribe(f"type='signal',sender='{path.NAME}',{rule}")
         await self.connection.subscribe(
             f"type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',arg0='{path.NAME}'"
         )
@@ -129,6 +136,27 @@ class Client:
 
     async def _next_signal(self, job: str) -> Message:
         """The next signal of a job; raises DaemonUnreachable if the daemon goes, which the job's end may depend on."""
+        gone = f"kvmigd went away while job {number_of(job)} ran; what became of the job is not known here."
+        while True:
+            message = await self._next(gone, hint="See: journalctl -u kvmigd.service; kvmigctl jobs")
+            if message.path == job:
+                return message
+
+    async def describe(self, subject: str = "") -> tuple[int, str]:
+        """The picture of the host, or one subject of it: generation and JSON."""
+        generation, text = await self.call(path.ROOT, path.HOST, "Describe", "sa{sv}", subject, {})
+        return generation, text
+
+    async def changes(self) -> AsyncIterator[tuple[int, str, list[list[str]]]]:
+        """What changes on the host: generation, subject, changes. Ends with DaemonUnreachable."""
+        while True:
+            message = await self._next("kvmigd went away.", hint="See: systemctl status kvmigd.service")
+            if message.member == "Changed":
+                generation, subject, changes = message.body
+                yield generation, subject, changes
+
+    async def _next(self, gone: str, *, hint: str) -> Message:
+        """The next signal; raises DaemonUnreachable that says `gone` if the daemon goes."""
         while True:
             taking, lost = asyncio.ensure_future(self._signals.get()), asyncio.ensure_future(self.connection.closed())
             try:
@@ -141,11 +169,8 @@ class Client:
                     task.cancel()
                 await asyncio.gather(taking, lost, return_exceptions=True)
             if message.sender == BUS and message.member == "NameOwnerChanged" and message.body[1]:
-                raise DaemonUnreachable(
-                    f"kvmigd went away while job {number_of(job)} ran; what became of the job is not known here.",
-                    hint="See: journalctl -u kvmigd.service; kvmigctl jobs",
-                )
-            if message.path == job:
+                raise DaemonUnreachable(gone, hint=hint)
+            if message.sender != BUS:
                 return message
 
     async def job_call(self, number: int, member: str, signature: str = "", *body: Any) -> list[Any]:

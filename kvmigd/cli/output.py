@@ -24,13 +24,13 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False))
 
 
-def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print aligned columns."""
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, colours: Sequence[str | None] = ()) -> None:
+    """Print aligned columns; `colours` are those of the rows."""
     lines = [list(head), *([clean(cell) or "-" for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     for number, line in enumerate(lines):
         text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        click.secho(text, bold=number == 0)
+        click.secho(text, bold=number == 0, fg=colours[number - 1] if colours and number else None)
 
 
 def size(amount: float) -> str:

@@ -20,6 +20,8 @@ _COMMANDS = {
     "maintenance": "kvmigd.cli.maintenance",
     "reload": "kvmigd.cli.maintenance",
     "peers": "kvmigd.cli.status",
+    "host": "kvmigd.cli.host",
+    "watch": "kvmigd.cli.watch",
     "pki": "kvmigd.cli.pki",
 }
 
