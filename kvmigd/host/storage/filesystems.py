@@ -218,7 +218,7 @@ def _sshfs(mount: MountFact, _host: Host, _answer: Answer) -> FileSystemIdentity
     user, at, server = login.rpartition("@")
     if not path.startswith("/"):  # in the home of whoever logs in
         path = f"~{user if at else ''}/{path}".rstrip("/")
-    return _made(mount, server=server, export=path)
+    return _made(mount, server=server.strip("[]"), export=path)
 
 
 def _tagged(mount: MountFact, _host: Host, _answer: Answer) -> FileSystemIdentity:
