@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmigd.host import links, mounts, paths, system
-from kvmigd.model.mounts import MountFact
+from kvmigd.host import links, mounts, system
 
 MOUNTINFO = r"""
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
@@ -87,31 +86,6 @@ def test_links_that_are_no_bridges(net: Path) -> None:
     assert not links.bridge("eth0", net=net).is_bridge
     for name in ("br9", "", "../br0"):
         assert not links.bridge(name, net=net).exists
-
-
-def test_paths_are_looked_at_through_a_process(tmp_path: Path) -> None:
-    here = tmp_path / "with space\nand newline"
-    here.write_text("12345")
-    table = (MountFact(point="/", fs_type="ext4", source="/dev/vda"),)
-    found, missing = asyncio.run(paths.look([str(here), str(tmp_path / "missing")], mounts=table))
-    assert (found.exists, found.size, found.inode) == (True, 5, here.stat().st_ino)
-    assert (missing.exists, missing.problem) == (False, "No such file or directory")
-    assert asyncio.run(paths.look([], mounts=table)) == ()
-
-
-def test_a_path_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = tmp_path / "stat"
-    slow.write_text("#!/bin/sh\nexec sleep 60\n")
-    slow.chmod(0o755)
-    original = asyncio.create_subprocess_exec
-
-    async def slowly(_program: str, *arguments: str, **options: object) -> asyncio.subprocess.Process:
-        return await original(str(slow), *arguments, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", slowly)
-    (fact,) = asyncio.run(paths.look(["/srv/nas/a"], mounts=(), seconds=0.1))
-    assert not fact.exists
-    assert "did not answer" in fact.problem
 
 
 def test_release_and_memory(tmp_path: Path) -> None:
