@@ -41,7 +41,7 @@ def host(subject: tuple[str, ...], *, as_json: bool) -> None:
 async def _host(subjects: tuple[str, ...], *, as_json: bool) -> int:
     async with Client() as client:
         generation, text = await client.describe(subjects[0] if len(subjects) == 1 else "")
-        name = "" if subjects else (await client.properties(path.ROOT, path.MANAGER))["HostName"]
+        name = "" if as_json else (await client.properties(path.ROOT, path.MANAGER))["HostName"]
     if len(subjects) == 1:
         text = f'{{"generation":{generation},"{subjects[0]}":{text}}}'
     if as_json:
@@ -62,8 +62,8 @@ def chosen(text: str, subjects: Sequence[str]) -> str:
 def show(state: HostState, subjects: Sequence[str], *, name: str) -> None:
     """Print the subjects, or all."""
     wanted = subjects or SUBJECTS
-    if name:
-        say(f"{name}: {state.system.release.pretty_name or 'release unknown'}", bold=True)
+    release = state.system.release.pretty_name
+    say(f"{name}: {release}" if release else name, bold=True)
     # What a person looks for first comes first, and who looks at one subject sees only that.
     parts: dict[str, Callable[[], None]] = {
         "system": lambda: _system(state.system),

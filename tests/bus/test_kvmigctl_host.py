@@ -75,7 +75,7 @@ async def test_host() -> None:
         here.operations.picture.publish(bridge(up=True))
         here.operations.picture.publish(Mounts(problem="", mounts=(NFS,)))
         text, found = await both(here)
-        assert text.startswith("hosta: release unknown\n")
+        assert text.startswith("hosta\n")
         assert "br0     linux  up" in text
         assert "nas:/a" in text
         assert "\x1b" not in text
@@ -88,7 +88,7 @@ async def test_host_by_subject() -> None:
     async with world() as here:
         here.operations.picture.publish(bridge(up=True))
         text, found = await both(here, "links")
-        assert text.splitlines()[:2] == ["", "Bridges"]
+        assert text.splitlines()[:3] == ["hosta", "", "Bridges"]
         assert (set(found), found["generation"]) == ({"generation", "links"}, 1)
         text, found = await both(here, "links", "firewall")
         assert text.endswith("Not known\n  firewall: it has not been read yet\n")

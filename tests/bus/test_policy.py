@@ -75,6 +75,9 @@ async def test_everybody_may_call_and_polkit_decides(closed_bus: Bus) -> None:
         ran = await run(*call[:-1], "org.kvmigd1.Else", "Migrate", user=NOBODY)
         assert ran.status != 0
         assert len(here.polkit.questions) == 2
+        ran = await run(*call[:-1], path.HOST, "Describe", "sa{sv}", "", "0", user=NOBODY)
+        assert ran.out.startswith('ts 0 "{'), ran.err
+        assert here.polkit.questions.pop()[1] == "org.kvmigd1.describe"
         # Root is not asked about, and reads properties like everybody.
         assert (await kvmigctl("status")).status == Exit.OK
         assert len(here.polkit.questions) == 2

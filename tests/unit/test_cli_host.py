@@ -196,8 +196,8 @@ def test_a_host_at_a_glance(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_one_subject(capsys: pytest.CaptureFixture[str]) -> None:
-    show(STATE, ("firewall",), name="")
-    assert capsys.readouterr().out.splitlines()[1] == "Ports that migrations need"
+    show(HostState(firewall=STATE.firewall), ("firewall",), name="hosta")
+    assert capsys.readouterr().out.splitlines()[:3] == ["hosta", "", "Ports that migrations need"]
 
 
 def test_what_is_not_known_says_since_when_and_why(capsys: pytest.CaptureFixture[str]) -> None:
