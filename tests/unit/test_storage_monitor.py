@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kvmigd.host.files import Files
@@ -172,10 +174,7 @@ def test_mounts_are_identified_and_asked_once(bench: Bench, monkeypatch: pytest.
         storage = await bench.until(lambda storage: storage.filesystems[0].uuid)
         assert (storage.filesystems[0].uuid, storage.filesystems[0].problem) == ("volume", "")
         count = len(bench.told)
-        roomier = MountFact(
-            **{name: getattr(GLUSTER, name) for name in GLUSTER.__struct_fields__ if name != "space"},
-            space=Space(total=2, free=1),
-        )
+        roomier = msgspec.structs.replace(GLUSTER, space=Space(total=2, free=1))
         bench.mounts(TMPFS, roomier, NFS)
         bench.uevent("sda")
         await asyncio.sleep(0.1)
@@ -197,15 +196,37 @@ def test_a_file_system_that_hangs_is_asked_when_it_has_recovered(bench: Bench, m
     monkeypatch.setattr(filesystems, "ask", ask)
 
     async def test(bench: Bench) -> None:
-        hanging = MountFact(
-            **{name: getattr(GLUSTER, name) for name in GLUSTER.__struct_fields__ if name != "problem"},
-            problem="it hangs",
-        )
+        hanging = msgspec.structs.replace(GLUSTER, problem="it hangs")
         bench.mounts(hanging)
         storage = await bench.until(lambda storage: storage.filesystems)
         assert storage.filesystems[0].problem == "/srv/vm cannot be asked what it is: it hangs"
         bench.mounts(GLUSTER)
         await bench.until(lambda storage: storage.filesystems[0].uuid == "volume")
+
+    asyncio.run(bench.work(test))
+
+
+def test_an_answer_that_comes_while_identities_are_put_together(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask(mounts: list[MountFact]) -> dict[str, filesystems.Answer]:
+        return {mount.point: filesystems.Answer(uuid="volume") for mount in mounts}
+
+    monkeypatch.setattr(filesystems, "ask", ask)
+    real = StorageMonitor._identify
+
+    def slowly(self: StorageMonitor) -> object:
+        found = real(self)
+        time.sleep(0.02)
+        return found
+
+    monkeypatch.setattr(StorageMonitor, "_identify", slowly)
+
+    async def test(bench: Bench) -> None:
+        for number in range(5):
+            bench.mounts(*(msgspec.structs.replace(GLUSTER, id=at, point=f"/srv/{at}") for at in range(number + 1)))
+            await asyncio.sleep(0.005)
+        await bench.until(
+            lambda storage: len(storage.filesystems) == 5 and all(one.uuid for one in storage.filesystems)
+        )
 
     asyncio.run(bench.work(test))
 

@@ -42,7 +42,10 @@ async def chain(
     mounts = tuple(mounts)
     known = formats or {}
     groups = paths.by_mount(wanted, mounts)
-    read = await asyncio.gather(*(_read(group, known, seconds) for group in groups))
+    facts, read = await asyncio.gather(
+        paths.look(wanted, mounts=mounts, seconds=seconds),
+        asyncio.gather(*(_read(group, known, seconds) for group in groups)),
+    )
     found: dict[str, Layer] = {}
     late = False
     for layers, in_time in read:
@@ -52,8 +55,10 @@ async def chain(
             before = found.get(layer.path)
             found[layer.path] = msgspec.structs.replace(before, problem=layer.problem) if before else layer
     order = list(dict.fromkeys((*_in_order(wanted, found), *found)))
-    facts = await paths.look(order, mounts=mounts, seconds=seconds)
-    return tuple(_with_layer(fact, found.get(fact.path), seconds if late else 0.0) for fact in facts)
+    tops = {fact.path: fact for fact in facts}
+    lower = await paths.look([path for path in order if path not in tops], mounts=mounts, seconds=seconds)
+    seen = tops | {fact.path: fact for fact in lower}
+    return tuple(_with_layer(seen[path], found.get(path), seconds if late else 0.0) for path in order)
 
 
 def _in_order(wanted: Sequence[str], found: Mapping[str, Layer]) -> Iterable[str]:

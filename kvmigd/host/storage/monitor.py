@@ -58,6 +58,8 @@ class StorageMonitor:
         self._identities: dict[Mounted, FileSystemIdentity] = {}
         self._answers: dict[Mounted, filesystems.Answer] = {}
         self._asking: set[Mounted] = set()
+        self._news: dict[Mounted, filesystems.Answer] = {}
+        """Answers since the last refresh, during which identities are put together by a thread."""
 
     async def run(self) -> None:
         """Keep it true, for ever."""
@@ -135,6 +137,7 @@ class StorageMonitor:
                 self._identities.clear()
         if everything:
             self._forget_failures()
+        self._take_news()
         self._forget_gone()
         self._identities = await asyncio.to_thread(self._identify)
         self._picture.publish(
@@ -185,14 +188,16 @@ class StorageMonitor:
 
     async def _learn(self, part: Sequence[Mounted]) -> None:
         mounts = [self._mounts[mounted] for mounted in part]
-        try:
-            answers = await filesystems.ask(mounts)
-        finally:
-            self._asking.difference_update(part)
-        for mounted, mount in zip(part, mounts, strict=True):
-            self._answers[mounted] = answers[mount.point]
-            self._identities.pop(mounted, None)
+        answers = await filesystems.ask(mounts)
+        self._news.update({mounted: answers[mount.point] for mounted, mount in zip(part, mounts, strict=True)})
         self._wake.set()
+
+    def _take_news(self) -> None:
+        news, self._news = self._news, {}
+        self._answers.update(news)
+        for mounted in news:
+            self._asking.discard(mounted)
+            self._identities.pop(mounted, None)
 
     async def _watch_quorum(self) -> None:
         """Have corosync tell when its quorum changes, for as long as it runs."""
