@@ -12,6 +12,7 @@ import structlog
 
 from kvmigd.bus.pace import Pace
 from kvmigd.host.picture import Picture
+from kvmigd.model.encoding import to_json
 from kvmigd.model.state import SUBJECTS, HostState, StateChange
 from kvmigd.model.subject import ItemChange, Subject, item_changes
 
@@ -34,26 +35,6 @@ Row = tuple[str, str, str, bytes]
 
 Tell = Callable[[int, str, list[Row]], "asyncio.Future[None] | None"]
 """Sends one signal: generation, subject, changes. The future is done when the bus has taken it."""
-
-_encoder = msgspec.json.Encoder()
-
-
-def to_json(value: Any) -> bytes:
-    """A value as JSON. What no Unicode text can have in it (a path of odd bytes) is replaced."""
-    try:
-        return _encoder.encode(value)
-    except UnicodeEncodeError:
-        return _encoder.encode(_legible(msgspec.to_builtins(value)))
-
-
-def _legible(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")
-    if isinstance(value, dict):
-        return {_legible(key): _legible(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_legible(item) for item in value]
-    return value
 
 
 class Teller:

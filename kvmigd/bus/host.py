@@ -12,13 +12,14 @@ from kvmigd import __version__
 from kvmigd.bus import path
 from kvmigd.bus.authority import Authority
 from kvmigd.bus.body import Body, Typed
-from kvmigd.bus.changes import Teller, to_json
+from kvmigd.bus.changes import Teller
 from kvmigd.bus.options import parse
 from kvmigd.bus.pace import Pace
 from kvmigd.bus.publisher import Call, Implementation, Large, Lazy
 from kvmigd.bus.rows import Row, row, rows, unsigned, version
 from kvmigd.errors import InvalidArguments
 from kvmigd.host.picture import Picture
+from kvmigd.model.encoding import to_json
 from kvmigd.model.firewall import Firewall
 from kvmigd.model.hypervisor import HypervisorState
 from kvmigd.model.job import NoOptions

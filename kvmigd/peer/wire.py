@@ -8,6 +8,7 @@ import msgspec
 
 from kvmigd.config import Bytes, Port
 from kvmigd.errors import InvalidArguments, KvmigdError, NotAuthorised, PeerFailed, from_wire, row_of
+from kvmigd.model.encoding import to_json
 from kvmigd.model.finding import Finding
 from kvmigd.model.guest import Guest, Whereabouts
 from kvmigd.model.job import Progress
@@ -171,7 +172,7 @@ def status_of(error: KvmigdError) -> int:
 
 def encode(message: msgspec.Struct) -> bytes:
     """One message as a body or line."""
-    return msgspec.json.encode(message)
+    return to_json(message)
 
 
 def encode_error(error: KvmigdError) -> bytes:

@@ -9,8 +9,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as some
 
-from kvmigd.bus.changes import CHANGES, Row, Teller, to_json, trimmed
+from kvmigd.bus.changes import CHANGES, Row, Teller, trimmed
 from kvmigd.host.picture import Picture
+from kvmigd.model.encoding import to_json
 from kvmigd.model.links import BridgeFact, Links
 from kvmigd.model.mounts import MountFact, Mounts
 from kvmigd.model.subject import item_changes

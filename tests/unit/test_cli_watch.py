@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from kvmigd.bus.changes import to_json
 from kvmigd.cli.watch import Memory, line
+from kvmigd.model.encoding import to_json
 from kvmigd.model.guest import GuestState
 from kvmigd.model.hypervisor import HypervisorState
 from kvmigd.model.links import BridgeFact, Links

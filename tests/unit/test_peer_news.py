@@ -104,6 +104,12 @@ def test_too_many_mounts_and_too_much() -> None:
     assert "too large" in state.mounts.problem
 
 
+def test_a_path_of_odd_bytes_is_told_all_the_same() -> None:
+    picture = Picture()
+    picture.publish(Mounts(problem="", mounts=(msgspec.structs.replace(NFS, point="/srv/\udcff"),)))
+    assert heard(reader(picture).whole()).mounts.mounts[0].point == "/srv/?"
+
+
 @given(st.binary(max_size=200))
 def test_odd_lines_are_errors_and_nothing_else(line: bytes) -> None:
     try:
