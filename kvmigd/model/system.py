@@ -72,9 +72,9 @@ class Clock(msgspec.Struct, frozen=True, kw_only=True):
     """The host's clock."""
 
     synchronised: bool | None = None
-    """adjtimex(2) without STA_UNSYNC; None where it could not be asked."""
+    """adjtimex(2) without STA_UNSYNC; None where it could not be asked (a system call filter forbids it)."""
     jumps: int = 0
-    """How often the wall clock was set while kvmigd ran."""
+    """How often the wall clock was set, by a millisecond or more, while kvmigd ran."""
 
 
 class HugePages(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +106,17 @@ class NumaNode(msgspec.Struct, frozen=True, kw_only=True):
         return str(self.node)
 
 
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine, as its firmware names it (DMI, or the device tree); empty where it does not say."""
+
+    vendor: str = ""
+    product: str = ""
+    uuid: str = ""
+    """Lower case. Vendors ship boards with one UUID for all of them, and libvirt takes it for the host's."""
+    firmware: str = ""
+    """Version of the BIOS or UEFI."""
+
+
 class System(Subject, frozen=True, kw_only=True):
     """Software and machine of this host."""
 
@@ -115,6 +126,8 @@ class System(Subject, frozen=True, kw_only=True):
     """dpkg or rpm; empty where neither is known."""
     packages: tuple[Package, ...] = ()
     packages_problem: str = ""
+    """Why the packages are not known; then there are none in `packages`."""
+    machine: Machine = Machine()
     cpu: Cpu = Cpu()
     kvm: Kvm = Kvm()
     clock: Clock = Clock()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmigd.host import links, mounts, system
+from kvmigd.host import links, mounts
 
 MOUNTINFO = r"""
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
@@ -86,29 +85,3 @@ def test_links_that_are_no_bridges(net: Path) -> None:
     assert not links.bridge("eth0", net=net).is_bridge
     for name in ("br9", "", "../br0"):
         assert not links.bridge(name, net=net).exists
-
-
-def test_release_and_memory(tmp_path: Path) -> None:
-    write(tmp_path / "etc/os-release", 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_ID="12"\n#x\n')
-    assert system.release(tmp_path).pretty_name == "Debian GNU/Linux 12 (bookworm)"
-    assert system.release(tmp_path).version_id == "12"
-    assert system.release(tmp_path / "nowhere").id == ""
-    write(
-        tmp_path / "meminfo", "MemTotal:        2048 kB\nMemFree: 1 kB\nMemAvailable:    1024 kB\nHugePages_Total: 0\n"
-    )
-    assert system.memory(tmp_path / "meminfo") == (2048 * 1024, 1024 * 1024)
-
-
-def test_names_resolve_or_say_why_not() -> None:
-    assert asyncio.run(system.resolve("localhost")).addresses
-    failed = asyncio.run(system.resolve("no-such-host.invalid"))
-    assert not failed.addresses
-    assert failed.problem
-
-
-@pytest.mark.parametrize(
-    ("address", "loopback"),
-    [("127.0.1.1", True), ("::1", True), ("10.0.0.1", False), ("fe80::1%eth0", False), ("what", False)],
-)
-def test_loopback(address: str, *, loopback: bool) -> None:
-    assert system.is_loopback(address) is loopback
