@@ -48,7 +48,7 @@ class Persistence(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Space(msgspec.Struct, frozen=True, kw_only=True):
+class Space(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Room in a file system, statvfs(3), in steps of about a hundredth of its size so that noise is no change."""
 
     total: int
@@ -59,7 +59,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
     """Files that can still be made (f_favail); 0 where the file system does not count them."""
 
 
-class MountFact(msgspec.Struct, frozen=True, kw_only=True):
+class MountFact(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A mounted file system, from mountinfo (proc_pid_mountinfo(5)), octal escapes undone."""
 
     point: str
@@ -80,14 +80,14 @@ class MountFact(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = False
     """libvirt takes a file system of this type for shared (virFileIsSharedFSType)."""
     covered: bool = False
-    """Another mount lies over it at the same place, so that no path leads into it."""
+    """Another mount lies over it, at the same place or further up, so that no path leads into it."""
     deleted: bool = False
-    """Its mount point was removed (`//deleted` in mountinfo)."""
+    """What is mounted, or the place where it is mounted, was removed (`//deleted` in mountinfo)."""
     persistence: Persistence = Persistence.UNKNOWN
     space: Space | None = None
     """None where it was not asked: it is asked where guests can lie."""
     problem: str = ""
-    """Why the storage behind it cannot be used: it hangs or is stale. Empty while it answers."""
+    """Why the storage behind it cannot be used (it hangs, it is stale) or why that is not known; else empty."""
     problem_since_usec: int = 0
 
     @property
