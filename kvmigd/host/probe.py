@@ -160,7 +160,7 @@ class Probe:
 
 def understood(said: str, target: Target) -> Answer | None:
     """What a line of the prober's means, without its key; None where it means nothing."""
-    word, *rest = said.split()
+    word, *rest = said.split() or [""]
     if not all(value.isascii() and value.isdigit() and len(value) < 20 for value in rest):
         return None
     match word, *map(int, rest):
