@@ -124,7 +124,7 @@ def test_one_that_is_dropped_while_it_hangs_is_told_no_longer(bench: Bench) -> N
 
 def test_too_many_threads_stuck_in_what_is_gone_end_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[int] = []
-    monkeypatch.setattr(prober.os, "_exit", ended.append)
+    monkeypatch.setattr(os, "_exit", ended.append)
     monkeypatch.setattr(prober, "ORPHANS_LIMIT", 2)
     for number in range(3):
         path = b"/hung%d" % number
