@@ -6,6 +6,29 @@ from enum import StrEnum
 
 import msgspec
 
+from kvmigd.model.devices import (
+    Character,
+    Cpu,
+    Disk,
+    Firmware,
+    Graphics,
+    HostDevice,
+    Label,
+    Memory,
+    Metadata,
+    Nic,
+    Pinning,
+    Share,
+    SharedMemory,
+    Timer,
+    Tpm,
+)
+
+__all__ = ["METADATA", "Disk", "Guest", "GuestState", "Nic", "Whereabouts"]
+
+METADATA = "https://kvmigd.org/guest/1"
+"""The XML namespace of what kvmigd keeps in a guest's definition."""
+
 
 class GuestState(StrEnum):
     """libvirt's domain states (virDomainState), by name."""
@@ -30,34 +53,6 @@ class GuestState(StrEnum):
         return self in (GuestState.RUNNING, GuestState.BLOCKED)
 
 
-class Disk(msgspec.Struct, frozen=True, kw_only=True):
-    """One disk, CD-ROM or floppy; `paths` are the source and its whole backing chain, outermost first."""
-
-    target: str
-    device: str = "disk"
-    kind: str = "file"
-    paths: tuple[str, ...] = ()
-    format: str = ""
-    cache: str = ""
-    readonly: bool = False
-    shareable: bool = False
-
-    @property
-    def is_local_path(self) -> bool:
-        """The disk is reached by a path on the host (and not by a network protocol of QEMU's own)."""
-        return self.kind in ("file", "block", "dir") and bool(self.paths)
-
-
-class Nic(msgspec.Struct, frozen=True, kw_only=True):
-    """One network interface; `source` is the bridge, the libvirt network or the device, by `kind`."""
-
-    mac: str
-    kind: str
-    source: str = ""
-    model: str = ""
-    mtu: int = 0
-
-
 class Guest(msgspec.Struct, frozen=True, kw_only=True):
     """A guest's definition and state. Sizes are bytes."""
 
@@ -78,6 +73,49 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     """Other paths QEMU opens on the host: kernel, initrd, firmware."""
     cpu_xml: str = ""
     """The <cpu> element of the migratable definition, for compareHypervisorCPU; empty if there is none."""
+    problem: str = ""
+    """Why nothing more is known of it than its name; empty otherwise."""
+    reason: str = ""
+    """libvirt's reason for the state, as `virsh domstate --reason` prints it."""
+    job: str = "none"
+    """What libvirt does with it now: none, outgoing or incoming (migrations), or other."""
+    title: str = ""
+    description: str = ""
+    managed_save: bool = False
+    snapshots: int = 0
+    """Snapshots whose metadata libvirt holds."""
+    checkpoints: int = 0
+    cpu: Cpu = Cpu()
+    ram: Memory = Memory()
+    pinning: Pinning = Pinning()
+    iothreads: int = 0
+    firmware: Firmware = Firmware()
+    features: tuple[str, ...] = ()
+    """What is on of <features>: `acpi`, `smm`, `hyperv.relaxed` …, sorted."""
+    timers: tuple[Timer, ...] = ()
+    clock: str = ""
+    """Offset of its clock: utc, localtime, timezone, variable or absolute."""
+    launch_security: str = ""
+    """sev, sev-snp, tdx, s390-pv: memory that the host cannot read."""
+    tpms: tuple[Tpm, ...] = ()
+    host_devices: tuple[HostDevice, ...] = ()
+    shares: tuple[Share, ...] = ()
+    shared_memory: tuple[SharedMemory, ...] = ()
+    characters: tuple[Character, ...] = ()
+    graphics: tuple[Graphics, ...] = ()
+    vsock: int = 0
+    """The guest's context identifier; 0 where it has no vsock."""
+    vsock_auto: bool = False
+    watchdogs: tuple[str, ...] = ()
+    """`model=action`"""
+    inputs: tuple[str, ...] = ()
+    """The host's input devices that it takes."""
+    leases: tuple[str, ...] = ()
+    """`lockspace/key` of a lock manager."""
+    labels: tuple[Label, ...] = ()
+    arguments: tuple[str, ...] = ()
+    """Arguments for QEMU that libvirt does not understand (<qemu:commandline>)."""
+    metadata: tuple[Metadata, ...] = ()
 
     @property
     def key(self) -> str:

@@ -35,7 +35,10 @@ class PoolFact(msgspec.Struct, frozen=True, kw_only=True):
     active: bool
     autostart: bool = False
     kind: str = ""
+    """dir, netfs, logical, iscsi, rbd …"""
     path: str = ""
+    source: str = ""
+    """What it is made of: `host:path`, a device, the name of a volume group or Ceph pool."""
 
     @property
     def key(self) -> str:
@@ -68,7 +71,17 @@ class HypervisorState(Subject, frozen=True, kw_only=True):
     qemu: int = 0
     cpu_model: str = ""
     """The host's CPU as libvirt names it (capabilities' <model>)."""
+    cpu_vendor: str = ""
     cpu_features: tuple[str, ...] = ()
+    """What the host's CPU has beyond the model, sorted."""
+    tsc_hz: int = 0
+    tsc_scaling: bool | None = None
+    """Whether the CPU can run a guest's TSC at another frequency; None where libvirt does not tell."""
+    iommu: bool = False
+    cells: int = 0
+    """The host's NUMA nodes."""
+    transports: tuple[str, ...] = ()
+    """Transports of migration that libvirt offers: tcp, rdma."""
     machine_types: tuple[str, ...] = ()
     """`arch/machine`, canonical names and aliases, sorted."""
     security_models: tuple[str, ...] = ()
@@ -79,3 +92,5 @@ class HypervisorState(Subject, frozen=True, kw_only=True):
     secrets: tuple[SecretFact, ...] = ()
     filters: tuple[str, ...] = ()
     """Names of network filters."""
+    missing: tuple[str, ...] = ()
+    """`part: why`: what of it libvirt could not tell, and so is empty here."""
