@@ -1,0 +1,1 @@
+"""The host's packet filters: which ports a migration needs, and whether they let peers reach them."""

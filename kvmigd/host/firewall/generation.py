@@ -1,0 +1,109 @@
+"""nftables' own news: the kernel tells each new generation of the ruleset (NFT_MSG_NEWGEN) by netlink multicast.
+
+Joining the group needs CAP_NET_ADMIN. pyroute2 could do it, but its nftables socket costs megabytes of memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+
+NETLINK_NETFILTER = 12
+NFNLGRP_NFTABLES = 7
+NFT_MSG_NEWGEN = 10 << 8 | 15
+"""NFNL_SUBSYS_NFTABLES and the message (linux/netfilter/nfnetlink.h, nf_tables.h)."""
+_NFTA_GEN_ID = 1
+_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
+_HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
+_FAMILY_BYTES = 4
+_RECEIVE_BYTES = 1 << 17
+_BATCH = 32
+"""Datagrams that are read at one time, so that a storm leaves the loop time for others."""
+
+
+def generations(data: bytes) -> Iterator[int]:
+    """The ruleset's generations that are told in a datagram; whatever else is in it is passed over."""
+    offset = 0
+    while offset + _HEADER.size <= len(data):
+        length, kind, _flags, _sequence, _pid = _HEADER.unpack_from(data, offset)
+        if length < _HEADER.size:
+            return
+        if kind == NFT_MSG_NEWGEN:
+            found = _generation(data[offset + _HEADER.size + _FAMILY_BYTES : offset + length])
+            if found is not None:
+                yield found
+        offset += (length + 3) & ~3
+
+
+def _generation(attributes: bytes) -> int | None:
+    offset = 0
+    while offset + _ATTRIBUTE.size <= len(attributes):
+        length, kind = _ATTRIBUTE.unpack_from(attributes, offset)
+        if length < _ATTRIBUTE.size:
+            return None
+        if kind & 0x3FFF == _NFTA_GEN_ID and length >= 8 and offset + 8 <= len(attributes):
+            return int.from_bytes(attributes[offset + 4 : offset + 8], "big")
+        offset += (length + 3) & ~3
+    return None
+
+
+class Generations:
+    """Listens for new generations. `async with` opens the socket; raises OSError where that is not allowed."""
+
+    def __init__(self, heard: Callable[[int], None]) -> None:
+        """`heard` gets the generation, or -1 if some may have been missed (ENOBUFS)."""
+        self._heard = heard
+        self._socket: socket.socket | None = None
+
+    async def __aenter__(self) -> Generations:
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_NETFILTER)
+        try:
+            opened.bind((0, 0))
+            opened.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
+        except OSError:
+            opened.close()
+            raise
+        self._socket = opened
+        asyncio.get_running_loop().add_reader(opened, self._read)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+
+    def _read(self) -> None:
+        assert self._socket is not None
+        last: int | None = None
+        for _ in range(_BATCH):
+            try:
+                data, (sender, _groups) = self._socket.recvfrom(_RECEIVE_BYTES)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                last = -1
+                continue
+            if sender == 0:  # the kernel; any process may send to us
+                for last in generations(data):
+                    pass
+        if last is not None:
+            self._heard(last)
+
+
+def current() -> int:
+    """The present generation, asked of the kernel (NFT_MSG_GETGEN); 0 where it cannot be asked. Does not block."""
+    request = _HEADER.pack(_HEADER.size + _FAMILY_BYTES, 10 << 8 | 16, 1, os.getpid() & 0xFFFF, 0) + bytes(4)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_NETFILTER) as asked:
+            asked.sendto(request, (0, 0))
+            return next(generations(asked.recv(_RECEIVE_BYTES)), 0)
+    except OSError:
+        return 0
