@@ -16,6 +16,8 @@ NETLINK_NETFILTER = 12
 NFNLGRP_NFTABLES = 7
 NFT_MSG_NEWGEN = 10 << 8 | 15
 """NFNL_SUBSYS_NFTABLES and the message (linux/netfilter/nfnetlink.h, nf_tables.h)."""
+FIRST = 1
+"""The generation of a network namespace whose ruleset was never changed: there are no rules (nf_tables_init_net)."""
 _NFTA_GEN_ID = 1
 _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
 _HEADER = struct.Struct("=IHHII")
@@ -92,8 +94,7 @@ class Generations:
                 last = -1
                 continue
             if sender == 0:  # the kernel; any process may send to us
-                for last in generations(data):
-                    pass
+                last = next(reversed(tuple(generations(data))), last)
         if last is not None:
             self._heard(last)
 

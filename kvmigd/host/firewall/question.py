@@ -50,9 +50,9 @@ def answer(question: Question, judge: Callable[[Packet], Verdict], cuts: Iterabl
     )
 
 
-def from_listing(parts: Sequence[msgspec.Raw], questions: Sequence[Question]) -> list[Verdict]:
-    """The verdicts of nftables' rules, one for each question."""
+def from_listing(parts: Sequence[msgspec.Raw], questions: Sequence[Question]) -> tuple[bool, list[Verdict]]:
+    """Whether nftables has chains that matter at all, and the verdict of its rules on each question."""
     cuts = boundaries(parts)
     packets = [packet for question in questions for packet, _ in question.packets(cuts)]
     ruleset = Ruleset.read(parts, packets)
-    return [answer(question, ruleset.judge, cuts) for question in questions]
+    return bool(ruleset.bases), [answer(question, ruleset.judge, cuts) for question in questions]
