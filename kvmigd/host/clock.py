@@ -8,12 +8,13 @@ import ctypes
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
 import structlog
 
+from kvmigd.host import process
 from kvmigd.host.files import Files, Watch
 from kvmigd.model.system import Clock
 
@@ -37,6 +38,8 @@ _TICK_USEC = 500
 """The kernel adds so much to the error each second (MAXFREQ), and at 16 s calls the clock unsynchronised
 (NTP_PHASE_LIMIT, kernel/time/ntp.c): that moment is known beforehand."""
 _LIMIT_USEC = 16_000_000
+_TIMEDATED = ("timedatectl", "show", "--property=NTPSynchronized", "--value")
+_TIMEDATED_SECONDS = 5.0
 _STA_UNSYNC = 0x40
 _TIME_ERROR = 5
 _CLOCK_REALTIME = 0
@@ -82,13 +85,32 @@ def judge(state: int, status: int, maxerror: int) -> Discipline:
     return Discipline(synchronised=True, seconds_left=max(1.0, (_LIMIT_USEC - maxerror) / _TICK_USEC + 1))
 
 
-def discipline() -> Discipline:
-    """Ask the kernel, changing nothing; `synchronised` is None where a filter of system calls forbids the question."""
+async def discipline() -> Discipline:
+    """Ask the kernel, changing nothing, or timedated where a filter of system calls forbids the question.
+
+    ProtectClock= of systemd.exec(5) does: it knows no difference between reading and setting. `synchronised` is None
+    where neither answers.
+    """
     timex = _Timex()
     state = _libc.adjtimex(ctypes.byref(timex))
-    if state < 0:
+    if state >= 0:
+        return judge(state, timex.status, timex.maxerror)
+    try:
+        told = await process.run(_TIMEDATED, seconds=_TIMEDATED_SECONDS)
+    except OSError:
         return Discipline(synchronised=None)
-    return judge(state, timex.status, timex.maxerror)
+    return told_by_timedated(told.output)
+
+
+def told_by_timedated(output: bytes) -> Discipline:
+    """What `timedatectl show` prints of NTPSynchronized; how long the kernel will go on it does not tell."""
+    match output.strip():
+        case b"yes":
+            return Discipline(synchronised=True, seconds_left=_LIMIT_USEC / _TICK_USEC)
+        case b"no":
+            return Discipline(synchronised=False)
+        case _:
+            return Discipline(synchronised=None)
 
 
 def offset() -> float:
@@ -134,7 +156,7 @@ class SetTimer:
 
 
 class ClockWatch:
-    """Keeps a Clock true while it is entered; `changed` is called on the event loop after each change."""
+    """Keeps a Clock true while it is entered and runs; `changed` is called on the event loop after each change."""
 
     def __init__(
         self,
@@ -142,7 +164,7 @@ class ClockWatch:
         *,
         changed: Callable[[], None],
         root: Path = Path("/"),
-        ask: Callable[[], Discipline] = discipline,
+        ask: Callable[[], Awaitable[Discipline]] = discipline,
         offset: Callable[[], float] = offset,
     ) -> None:
         self.clock = Clock()
@@ -154,6 +176,7 @@ class ClockWatch:
         self._known_offset = offset()
         self._listeners: list[Callable[[float], None]] = []
         self._looks = 0
+        self._due = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
         self._timer: SetTimer | None = None
         self._watch: Watch | None = None
@@ -179,13 +202,20 @@ class ClockWatch:
             asyncio.get_running_loop().remove_reader(self._timer.fd)
             self._timer.close()
 
+    async def run(self) -> None:
+        """Look whenever it is due, for ever."""
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            await self._look()
+
     def look(self) -> None:
         """Something has happened that can have changed it."""
         self._looks = 0
-        self._look()
+        self._due.set()
 
-    def _look(self) -> None:
-        found = self._ask()
+    async def _look(self) -> None:
+        found = await self._ask()
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
@@ -194,7 +224,7 @@ class ClockWatch:
             after = LOOKS_SECONDS[self._looks]
             self._looks += 1
         if after:
-            self._alarm = asyncio.get_running_loop().call_later(after, self._look)
+            self._alarm = asyncio.get_running_loop().call_later(after, self._due.set)
         self._tell(msgspec.structs.replace(self.clock, synchronised=found.synchronised))
 
     def _on_set(self) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
+from kvmigd.host import process
 from kvmigd.model.system import Package
 
 PATTERNS: tuple[str, ...] = (
@@ -127,29 +127,18 @@ def parse_dpkg(text: bytes, *, kernel: str) -> Iterator[Package]:
 async def _ask_rpm(root: Path, *, kernel: str) -> Installed:
     # The database's format is rpm's own business and has changed three times, so rpm reads it.
     arguments = ("--root", str(root)) if root != Path("/") else ()
+    kernels = (name for name in KERNELS if "*" not in name)
+    command = ("rpm", *arguments, "-qa", "--queryformat", _FORMAT, *PATTERNS, *kernels)
     try:
-        process = await asyncio.create_subprocess_exec(
-            *("rpm", *arguments, "-qa", "--queryformat", _FORMAT, *PATTERNS),
-            *(name for name in KERNELS if "*" not in name),
-            env={"LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        done = await process.run(command, seconds=RPM_SECONDS)
     except OSError as error:
         return Installed(manager="rpm", problem=f"rpm cannot be run: {error.strerror}")
-    try:
-        async with asyncio.timeout(RPM_SECONDS):
-            output, errors = await process.communicate()
-    except TimeoutError:
+    if not done.in_time:
         return Installed(manager="rpm", problem=f"rpm did not answer for {RPM_SECONDS:.0f} s")
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-    if process.returncode:
-        said = errors.decode(errors="replace").strip().splitlines()
-        return Installed(manager="rpm", problem=f"rpm failed: {said[-1] if said else f'status {process.returncode}'}")
-    return Installed(manager="rpm", packages=parse_rpm(output.decode(errors="replace"), kernel=kernel))
+    if done.status:
+        said = done.errors.splitlines()
+        return Installed(manager="rpm", problem=f"rpm failed: {said[-1] if said else f'status {done.status}'}")
+    return Installed(manager="rpm", packages=parse_rpm(done.output.decode(errors="replace"), kernel=kernel))
 
 
 def parse_rpm(text: str, *, kernel: str) -> tuple[Package, ...]:

@@ -10,8 +10,8 @@ import asyncio
 import os
 from collections.abc import Iterable, Sequence
 
+from kvmigd.host import process
 from kvmigd.host.mounts import containing
-from kvmigd.host.storage import process
 from kvmigd.model.mounts import MountFact
 from kvmigd.model.storage import PathFact
 

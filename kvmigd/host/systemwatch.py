@@ -89,6 +89,7 @@ class SystemMonitor:
             group = await stack.enter_async_context(asyncio.TaskGroup())
             group.create_task(self._repeat(self._facts, self._look), name="system-facts")
             group.create_task(self._keep_packages(), name="system-packages")
+            group.create_task(self._clock.run(), name="system-clock")
 
     def _watch(self, stack: AsyncExitStack, paths: list[Path], listener: Callable[[], None]) -> None:
         stack.callback(self._files.watch(paths, listener).close)

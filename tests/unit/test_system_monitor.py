@@ -52,7 +52,7 @@ class PretendedClock:
     def offset(self) -> float:
         return self.wall
 
-    def ask(self) -> Discipline:
+    async def ask(self) -> Discipline:
         return self.now
 
 
@@ -68,11 +68,16 @@ def test_jumps_are_counted_and_told_with_their_size(tmp_path: Path) -> None:
                 offset=kernel.offset,
             )
             watch.on_jump(jumps.append)
-            async with watch:
+            async with watch, asyncio.TaskGroup() as group:
+                keeping = group.create_task(watch.run())
+                async with asyncio.timeout(5):
+                    while watch.clock.synchronised is None:
+                        await asyncio.sleep(0.001)
                 assert (watch.clock.synchronised, watch.clock.jumps) == (True, 0)
                 for step in (3600.0, 0.0001, -1.5):
                     kernel.wall += step
                     watch.check_jump()
+                keeping.cancel()
         assert [round(jump, 6) for jump in jumps] == [3600.0, -1.5]
         assert watch.clock.jumps == 2
         assert len(changes) == 3
@@ -90,7 +95,7 @@ def test_a_clock_that_becomes_synchronised_is_noticed_by_looks_that_end(
         kernel.now = Discipline(synchronised=False)
         asked = 0
 
-        def ask() -> Discipline:
+        async def ask() -> Discipline:
             nonlocal asked
             asked += 1
             return kernel.now
@@ -99,7 +104,9 @@ def test_a_clock_that_becomes_synchronised_is_noticed_by_looks_that_end(
         async with (
             Files() as files,
             ClockWatch(files, changed=changed.set, root=tmp_path, ask=ask, offset=kernel.offset) as watch,
+            asyncio.TaskGroup() as group,
         ):
+            keeping = group.create_task(watch.run())
             async with asyncio.timeout(5):
                 while asked < 4:
                     await asyncio.sleep(0.01)
@@ -113,8 +120,16 @@ def test_a_clock_that_becomes_synchronised_is_noticed_by_looks_that_end(
             async with asyncio.timeout(5):
                 await changed.wait()
             assert watch.clock.synchronised
+            keeping.cancel()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("output", "synchronised"), [(b"yes\n", True), (b"no\n", False), (b"", None), (b"Failed to connect", None)]
+)
+def test_what_timedated_says(output: bytes, *, synchronised: bool | None) -> None:
+    assert clock.told_by_timedated(output).synchronised is synchronised
 
 
 @given(st.binary(max_size=300))

@@ -7,7 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from kvmigd.host.storage import attributes, process
+from kvmigd.host import process
+from kvmigd.host.storage import attributes
 from kvmigd.model.storage import Lockspace
 
 QUORUM_SECONDS = 3.0

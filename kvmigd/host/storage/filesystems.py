@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from kvmigd.host.storage import attributes, ceph, cluster, devices, process
+from kvmigd.host import process
+from kvmigd.host.storage import attributes, ceph, cluster, devices
 from kvmigd.model.mounts import MountFact, MountKind
 from kvmigd.model.storage import BlockDevice, FileSystemIdentity
 

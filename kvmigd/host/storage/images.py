@@ -10,8 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from kvmigd.host import paths
-from kvmigd.host.storage import process
+from kvmigd.host import paths, process
 from kvmigd.model.mounts import MountFact
 from kvmigd.model.storage import PathFact
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ class Outcome(NamedTuple):
     output: bytes
     errors: str
     in_time: bool
+    status: int
+    """Its exit status; negative for a signal, which is also how one that was given up ends."""
 
 
 async def run(command: Sequence[str], *, seconds: float) -> Outcome:
@@ -41,7 +44,8 @@ async def run(command: Sequence[str], *, seconds: float) -> Outcome:
     finally:
         if process.returncode is None:
             await _give_up(process)
-    return Outcome(bytes(output), errors.decode(errors="replace").strip(), in_time)
+    status = -signal.SIGKILL if process.returncode is None else process.returncode
+    return Outcome(bytes(output), errors.decode(errors="replace").strip(), in_time, status)
 
 
 async def _drain(stream: asyncio.StreamReader | None, into: bytearray) -> None:
