@@ -6,19 +6,20 @@ Joining the group needs CAP_NET_ADMIN. pyroute2 could do it, but its nftables so
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
-import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
 
 NETLINK_NETFILTER = 12
 NFNLGRP_NFTABLES = 7
-NFT_MSG_NEWGEN = 10 << 8 | 15
-"""NFNL_SUBSYS_NFTABLES and the message (linux/netfilter/nfnetlink.h, nf_tables.h)."""
+NFT_MSG_NEWGEN, NFT_MSG_GETGEN = 10 << 8 | 15, 10 << 8 | 16
+"""NFNL_SUBSYS_NFTABLES and the messages (linux/netfilter/nfnetlink.h, nf_tables.h)."""
 FIRST = 1
 """The generation of a network namespace whose ruleset was never changed: there are no rules (nf_tables_init_net)."""
 _NFTA_GEN_ID = 1
+_NLM_F_REQUEST = 1
 _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -57,9 +58,11 @@ def _generation(attributes: bytes) -> int | None:
 class Generations:
     """Listens for new generations. `async with` opens the socket; raises OSError where that is not allowed."""
 
-    def __init__(self, heard: Callable[[int], None]) -> None:
-        """`heard` gets the generation, or -1 if some may have been missed (ENOBUFS)."""
+    def __init__(self, heard: Callable[[], None]) -> None:
+        """`heard` is called after each change, also after those that were missed (ENOBUFS)."""
         self._heard = heard
+        self.current = 0
+        """The ruleset's generation; 0 while it is not known."""
         self._socket: socket.socket | None = None
 
     async def __aenter__(self) -> Generations:
@@ -71,6 +74,8 @@ class Generations:
             opened.close()
             raise
         self._socket = opened
+        self._ask()
+        self._read()
         asyncio.get_running_loop().add_reader(opened, self._read)
         return self
 
@@ -80,9 +85,20 @@ class Generations:
             self._socket.close()
             self._socket = None
 
+    def _ask(self) -> None:
+        """Ask for the present generation; the answer comes as if it were news.
+
+        Never by a socket of its own: closing one takes nf_tables' commit mutex (nft_rcv_nl_event), which whoever
+        changes the rules holds for 15 ms.
+        """
+        assert self._socket is not None
+        header = _HEADER.pack(_HEADER.size + _FAMILY_BYTES, NFT_MSG_GETGEN, _NLM_F_REQUEST, 0, 0)
+        with contextlib.suppress(OSError):  # without an answer it stays unknown, which costs a run of nft
+            self._socket.sendto(header + bytes(_FAMILY_BYTES), (0, 0))
+
     def _read(self) -> None:
         assert self._socket is not None
-        last: int | None = None
+        news = False
         for _ in range(_BATCH):
             try:
                 data, (sender, _groups) = self._socket.recvfrom(_RECEIVE_BYTES)
@@ -91,20 +107,11 @@ class Generations:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                last = -1
+                self.current, news = 0, True
+                self._ask()
                 continue
             if sender == 0:  # the kernel; any process may send to us
-                last = next(reversed(tuple(generations(data))), last)
-        if last is not None:
-            self._heard(last)
-
-
-def current() -> int:
-    """The present generation, asked of the kernel (NFT_MSG_GETGEN); 0 where it cannot be asked. Does not block."""
-    request = _HEADER.pack(_HEADER.size + _FAMILY_BYTES, 10 << 8 | 16, 1, os.getpid() & 0xFFFF, 0) + bytes(4)
-    try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_NETFILTER) as asked:
-            asked.sendto(request, (0, 0))
-            return next(generations(asked.recv(_RECEIVE_BYTES)), 0)
-    except OSError:
-        return 0
+                for number in generations(data):
+                    self.current, news = number, True
+        if news:
+            self._heard()

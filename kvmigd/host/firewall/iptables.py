@@ -20,7 +20,8 @@ COMMANDS = {"ip_tables_names": "iptables-legacy-save", "ip6_tables_names": "ip6t
 """By the file in /proc/net that tells the tables of each family (its lines are missing where there are none)."""
 _TARGETS = {"ACCEPT": Answer.OPEN, "DROP": Answer.CLOSED, "REJECT": Answer.CLOSED}
 _QUIET = frozenset(("LOG", "NFLOG", "ULOG", "MARK", "CONNMARK", "AUDIT", "TRACE", "CT", "NOTRACK", "SECMARK", "TCPMSS"))
-_COMMENTS = frozenset(("comment", "tcp", "multiport", "conntrack", "state"))
+_EXTENSIONS = frozenset(("comment", "tcp", "multiport", "conntrack", "state", "limit"))
+"""Those whose options are understood; all others make a match uncertain."""
 MAX_DEPTH = 32
 
 
@@ -188,11 +189,11 @@ def _option(option: str, value: str, packet: Packet) -> bool | None:
         return _ports(value, packet.port)
     if option in ("--ctstate", "--state"):
         return "NEW" in value.split(",")
-    if option in ("--syn", "--comment"):
+    if option in ("--syn", "--comment", "--limit", "--limit-burst"):
         return True
     if option in ("-m", "--match"):
         # an extension's options follow; one whose options are not known has said nothing yet
-        return True if value in _COMMENTS else None
+        return True if value in _EXTENSIONS else None
     return None
 
 

@@ -62,6 +62,7 @@ class FirewallMonitor:
         self._reader = reader or Reader()
         self._firewalld = Firewalld(bus, self._publish)
         self._wake = asyncio.Event()
+        self._generations = Generations(self._wake.set)
         self._ports: tuple[PortUse, ...] | None = None
         self._ports_stale = True
         self._legacy_stale = True
@@ -98,7 +99,7 @@ class FirewallMonitor:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._firewalld.run(), name="firewalld")
                 try:
-                    async with Generations(self._on_generation):
+                    async with self._generations:
                         await self._follow()
                 except PermissionError as error:
                     # Read when something else changes; what stands there may be old, so it is not told as known.
@@ -109,9 +110,6 @@ class FirewallMonitor:
                 await self._follow()
         finally:
             watch.close()
-
-    def _on_generation(self, _number: int) -> None:
-        self._wake.set()
 
     def _on_files(self) -> None:
         self._ports_stale = True
@@ -146,7 +144,7 @@ class FirewallMonitor:
         if self._legacy_stale:
             self._legacy_stale = False
             self._legacy = await _with_children(lambda children: legacy.read(self._root, children, before=self._legacy))
-        number = generation.current()
+        number = self._generations.current if not self._unheard else 0
         problem, rules = self._unheard, Rules(active=not self._unheard, verdicts=())
         self._failed = False
         if not problem and number == generation.FIRST:

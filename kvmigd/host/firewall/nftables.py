@@ -117,8 +117,9 @@ class Ruleset:
         name = str(body.get("name", ""))
         if kind in ("set", "map"):
             # Without `elem` it is empty. What packets themselves fill changes without any event: not known.
-            flags = body.get("flags") or []
-            elements = None if "dynamic" in flags else body.get("elem", [])
+            flags = body.get("flags", [])
+            is_dynamic = flags == "dynamic" or (isinstance(flags, list) and "dynamic" in flags)
+            elements = None if is_dynamic else body.get("elem", [])
             self.sets.setdefault((family, table), {})[name] = elements
         elif kind == "chain":
             base = _base((family, table, name), body)
