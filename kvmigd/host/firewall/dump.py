@@ -6,7 +6,6 @@ blocks and belongs in a thread.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -130,7 +129,6 @@ def _judged(text: bytes, questions: Sequence[Question]) -> Rules:
 def main() -> None:
     """The process for large listings: an order on stdin, verdicts and the listing's size on stdout."""
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=_Order)
-    os.nice(5)
     try:
         text = _list_tables(Children(), order.tables, limit=LARGE_BYTES, seconds=LARGE_SECONDS)
         rules = _judged(text, order.questions)
