@@ -68,14 +68,16 @@ class Reader:
                 except TooLarge:
                     self._whole = False
             return self._read_tables(questions, children)
-        except (ChildFailed, nftables.NotARuleset) as error:
+        except ChildFailed as error:
             raise DumpFailed(str(error)) from error
+        except nftables.NotARuleset as error:
+            raise DumpFailed(f"what nft prints is not understood: {error}") from error
         except TooLarge as error:
             raise DumpFailed("there are more chains than kvmigd reads") from error
 
     def _read_whole(self, questions: Sequence[Question], children: Children) -> Rules:
         text = children.output((NFT, "-j", "list", "ruleset"), limit=SMALL_BYTES, seconds=self._seconds)
-        return _judged(text, questions)
+        return _judged([text], questions)
 
     def _read_tables(self, questions: Sequence[Question], children: Children) -> Rules:
         text = children.output((NFT, "-j", "list", "chains"), limit=_CHAINS_BYTES, seconds=self._seconds)
@@ -106,22 +108,22 @@ class Reader:
         return verdicts
 
 
-def _list_tables(children: Children, tables: Sequence[Table], *, limit: int, seconds: float) -> bytes:
-    """The listings of the tables, a line each; raises TooLarge if they are more than `limit` bytes together.
+def _list_tables(children: Children, tables: Sequence[Table], *, limit: int, seconds: float) -> list[bytes]:
+    """The listings of the tables; raises TooLarge if they are more than `limit` bytes together.
 
     One nft a table: several `list table` in one command fail with nft 1.0.6, which caches the last one's table only.
     """
     commands: list[tuple[str, ...]] = [(NFT, "-j", "list", "table", family, name) for family, name in tables]
     if len(commands) > MAX_COMMANDS:
         commands = [(NFT, "-j", "list", "ruleset")]
-    text = b"\n".join(children.outputs(commands, limit=limit, seconds=seconds))
-    if len(text) > limit:
+    texts = children.outputs(commands, limit=limit, seconds=seconds)
+    if sum(map(len, texts)) > limit:
         raise TooLarge
-    return text
+    return texts
 
 
-def _judged(text: bytes, questions: Sequence[Question]) -> Rules:
-    parts = [part for line in text.splitlines() if line.strip() for part in nftables.split(line)]
+def _judged(texts: Sequence[bytes], questions: Sequence[Question]) -> Rules:
+    parts = [part for text in texts for part in nftables.split(text)]
     active, verdicts = question.from_listing(parts, questions)
     return Rules(active=active, verdicts=tuple(verdicts))
 
@@ -130,10 +132,10 @@ def main() -> None:
     """The process for large listings: an order on stdin, verdicts and the listing's size on stdout."""
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=_Order)
     try:
-        text = _list_tables(Children(), order.tables, limit=LARGE_BYTES, seconds=LARGE_SECONDS)
-        rules = _judged(text, order.questions)
+        texts = _list_tables(Children(), order.tables, limit=LARGE_BYTES, seconds=LARGE_SECONDS)
+        rules = _judged(texts, order.questions)
     except TooLarge:
         sys.exit("there are more rules than kvmigd reads")
     except (ChildFailed, nftables.NotARuleset) as error:
         sys.exit(str(error))
-    sys.stdout.buffer.write(msgspec.json.encode((rules.verdicts, len(text))))
+    sys.stdout.buffer.write(msgspec.json.encode((rules.verdicts, sum(map(len, texts)))))
