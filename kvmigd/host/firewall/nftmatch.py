@@ -5,6 +5,7 @@ Everything here is total: an expression that is not understood is `None`, never 
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -191,8 +192,13 @@ def _in_span(value: Any, kind: str, body: Any) -> bool | None:
 
 
 def _network(text: Any, length: Any) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    return _parsed(f"{text}/{length}")
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
     try:
-        return ipaddress.ip_network(f"{text}/{length}", strict=False)
+        return ipaddress.ip_network(text, strict=False)
     except ValueError:
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Iterable
 
@@ -30,6 +31,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     by: str = ""
 
 
+@functools.lru_cache(maxsize=256)
 def address(text: str) -> Address | None:
     """An address as ipaddress has it, a zone (`%eth0`) cut off; None for what is none."""
     try:

@@ -53,6 +53,8 @@ def answer(question: Question, judge: Callable[[Packet], Verdict], cuts: Iterabl
 def from_listing(parts: Sequence[msgspec.Raw], questions: Sequence[Question]) -> tuple[bool, list[Verdict]]:
     """Whether nftables has chains that matter at all, and the verdict of its rules on each question."""
     cuts = boundaries(parts)
-    packets = [packet for question in questions for packet, _ in question.packets(cuts)]
+    # several purposes may have the same ports
+    packets = tuple({packet for question in questions for packet, _ in question.packets(cuts)})
     ruleset = Ruleset.read(parts, packets)
-    return bool(ruleset.bases), [answer(question, ruleset.judge, cuts) for question in questions]
+    judged = {packet: ruleset.judge(packet) for packet in packets}
+    return bool(ruleset.bases), [answer(question, judged.__getitem__, cuts) for question in questions]
