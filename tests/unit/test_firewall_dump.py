@@ -57,7 +57,7 @@ def test_rules_are_listed_and_judged(nft: Path) -> None:
     rules = read()
     assert rules.active
     assert rules.verdicts[0].answer is Answer.OPEN
-    script(nft, f"""sed 's/"accept": null/"drop": null/' {RULESETS / 'features.json'}""")
+    script(nft, f"""sed 's/"accept": null/"drop": null/' {RULESETS / "features.json"}""")
     assert read().verdicts[0].answer is Answer.CLOSED
     script(nft, """echo '{"nftables": []}'""")
     rules = read()
