@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -20,12 +20,15 @@ import structlog
 from systemd import daemon as systemd
 
 from kvmigd import __version__, config
+from kvmigd.bus.connection import Connection
 from kvmigd.bus.face import BusFace
 from kvmigd.config import Config
 from kvmigd.errors import KvmigdError
+from kvmigd.host.files import Files
 from kvmigd.host.hypervisor import Hypervisor
 from kvmigd.host.libvirt import LibvirtHypervisor
 from kvmigd.host.local import Host
+from kvmigd.host.monitors import Monitors
 from kvmigd.jobs import Jobs
 from kvmigd.peer.admission import AdmissionDesk
 from kvmigd.peer.certificates import certificate_facts
@@ -35,6 +38,9 @@ from kvmigd.service import Service
 from kvmigd.store import Store
 
 log = structlog.get_logger(__name__)
+
+FIRST_LOOK_SECONDS = 3.0
+"""So long the start waits for monitors that have seen nothing yet."""
 
 
 class Stopped(Exception):
@@ -64,6 +70,7 @@ class Daemon:
         async with AsyncExitStack() as stack:
             store = stack.enter_context(Store(self._state))
             group = await stack.enter_async_context(asyncio.TaskGroup())
+            files = await stack.enter_async_context(Files())
             hypervisor = self._make_hypervisor(self._config)
             desk = AdmissionDesk(self._config.migration)
             host = Host(
@@ -75,20 +82,40 @@ class Daemon:
             desk.on_change(host.refresh)
             group.create_task(hypervisor.run(), name="hypervisor")
             group.create_task(host.run(), name="host")
+            monitors = Monitors(host.picture, files, self._config, hypervisor, bus=Connection.open)
+            group.create_task(monitors.run(), name="monitors")
             server = await stack.enter_async_context(PeerServer(self._config, host, group=group, desk=desk))
             peers = await stack.enter_async_context(Peers(self._config, group))
 
+            def certificates_changed() -> None:
+                for part in (server, peers, host):
+                    part.certificates_changed()
+
+            watch = files.watch(self._config.pki.files, certificates_changed)
+
             async def reload() -> None:
+                nonlocal watch
                 async with self._reloading:
+                    before = self._config.pki
                     await self._reload(host, server, peers)
+                    monitors.apply(self._config)
+                    if before != self._config.pki:
+                        watch.close()
+                        watch = files.watch(self._config.pki.files, certificates_changed)
+
+            def reload_unasked() -> None:
+                group.create_task(_logged(reload), name="reload")
 
             service = Service(host, peers, Jobs(group), store, reload=reload)
             face = await stack.enter_async_context(BusFace(service))
             group.create_task(face.run(), name="bus")
             group.create_task(_watchdog(), name="watchdog")
-            self._listen_to_signals(group, reload)
+            self._listen_to_signals(reload_unasked)
+            files.watch(config.files(self._config.directory), reload_unasked)
             hypervisor.on_change(lambda: _tell_status(hypervisor))
             _tell_status(hypervisor)
+            # Who is answered from now on is answered from what was seen, not from nothing.
+            await monitors.first_look(FIRST_LOOK_SECONDS)
             systemd.notify("READY=1")
             log.info("daemon ready", version=__version__, host=self._config.name, peers=len(self._config.peers))
             await self._stop.wait()
@@ -101,24 +128,24 @@ class Daemon:
         if settings.hypervisor != self._config.hypervisor or settings.name != self._config.name:
             log.warning("restart needed", reason="name and hypervisor are only read at the start")
             settings = msgspec.structs.replace(settings, name=self._config.name, hypervisor=self._config.hypervisor)
-        self._config = host.config = settings
+        self._config = settings
         logging.set_up(settings.log_level)
+        host.apply(settings)
         await server.reload(settings)
         await peers.apply(settings)
-        host.refresh()
         log.info("configuration reloaded", peers=len(settings.peers))
 
-    def _listen_to_signals(self, group: asyncio.TaskGroup, reload: Callable[[], object]) -> None:
+    def _listen_to_signals(self, reload: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, lambda: group.create_task(_logged(reload), name="reload"))
+        loop.add_signal_handler(signal.SIGHUP, reload)
 
 
-async def _logged(reload: Callable[[], object]) -> None:
-    """Reload for a signal, which has nobody to tell an error to."""
+async def _logged(reload: Callable[[], Awaitable[None]]) -> None:
+    """Reload for a signal or a changed file, which have nobody to tell an error to."""
     try:
-        await reload()  # type: ignore[misc]
+        await reload()
     except KvmigdError as error:
         log.error("configuration not reloaded", error=str(error))
 

@@ -12,7 +12,7 @@ from kvmigd.errors import HypervisorFailed, HypervisorUnavailable, NoSuchGuest
 from kvmigd.host.hypervisor import GuestEvent, HypervisorFacts, Stream
 from kvmigd.model.guest import Guest, GuestState, Whereabouts
 from kvmigd.model.host import CpuFact, NameFact
-from kvmigd.model.hypervisor import NetworkFact
+from kvmigd.model.hypervisor import HypervisorState, NetworkFact
 from kvmigd.model.job import Progress
 
 MIB = 1 << 20
@@ -74,11 +74,37 @@ class SimulatedHypervisor:
         self._migrating: set[str] = set()
         self._on_change: list[Callable[[], None]] = []
         self._on_guest: list[Callable[[str, str, GuestEvent], None]] = []
+        self._on_inventory: list[Callable[[str], None]] = []
+        self.inventories: list[frozenset[str]] = []
 
     def add(self, guest: Guest) -> Guest:
         """Define a guest."""
         self.known[guest.uuid] = guest
+        self._changed(guest.uuid)
         return guest
+
+    def _changed(self, uuid: str) -> None:
+        for listener in self._on_inventory:
+            listener(f"guest:{uuid}")
+
+    def on_inventory(self, listener: Callable[[str], None]) -> None:
+        """As the protocol says."""
+        self._on_inventory.append(listener)
+
+    async def inventory(self, before: HypervisorState | None, changed: frozenset[str]) -> HypervisorState:
+        """All guests; there is nothing else."""
+        self._check_alive()
+        self.inventories.append(changed)
+        assert self.facts is not None
+        return HypervisorState(
+            problem="",
+            uri="simulated:///",
+            host_id=self.facts.host_id,
+            host_name=self.facts.hostname,
+            libvirt=self.facts.libvirt,
+            qemu=self.facts.qemu,
+            guests=tuple(self.known.values()),
+        )
 
     def set_alive(self, *, alive: bool) -> None:
         """Connect or disconnect."""
@@ -163,12 +189,13 @@ class SimulatedHypervisor:
             for listener in self._on_guest:
                 listener(moving.name, uuid, GuestEvent.SUSPENDED)
             if self.fault != "destroyed":
-                destination.known[uuid] = msgspec.structs.replace(moving, autostart=False)
+                destination.add(msgspec.structs.replace(moving, autostart=False))
             if self.fault == "finish-lost":
                 self.known[uuid] = msgspec.structs.replace(moving, state=GuestState.PAUSED)
                 raise HypervisorFailed("client socket is closed", number=1)
             if self.fault != "both":
                 del self.known[uuid]
+                self._changed(uuid)
             if self.fault:
                 raise HypervisorFailed("domain is not running", number=9)
         finally:

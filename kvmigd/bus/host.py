@@ -125,6 +125,7 @@ def _software(system: System, hypervisor: HypervisorState) -> Row:
 def _machine(system: System) -> Row:
     post_copy = {} if system.userfaultfd is None else {"userfaultfd": Typed("b", system.userfaultfd)}
     return {
+        **row(system.machine),
         "security": Typed("s", system.security),
         "memoryTotal": Typed("t", unsigned(system.memory_total)),
         "hugepages": Typed("aa{sv}", [row(pool) for pool in system.hugepages]),

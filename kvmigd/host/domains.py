@@ -63,16 +63,43 @@ def _found(find: Callable[[str], Any], key: str) -> Any:
 
 
 def guest(domain: Any) -> Guest:
-    """The domain's definition and state."""
-    number, _reason = domain.state()
+    """The domain's definition and state. Its job is not asked for: that can wait for a QEMU that does not answer."""
+    number, code = domain.state()
     state = _STATES.get(number, GuestState.UNKNOWN)
+    persistent = bool(domain.isPersistent())
+    xml = domain.XMLDesc()
+    # The migratable definition differs in the CPU; without a model there is nothing in it to compare.
+    named_cpu = "<cpu" in xml and "<model" in xml
     return guest_of(
-        domain.XMLDesc(),
+        xml,
         state=state,
-        persistent=bool(domain.isPersistent()),
-        autostart=bool(domain.autostart()) if domain.isPersistent() else False,
-        migratable_xml=domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE),
+        persistent=persistent,
+        autostart=persistent and bool(domain.autostart()),
+        migratable_xml=domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE) if named_cpu else None,
+        reason=_reason(state, code),
+        managed_save=persistent and bool(domain.hasManagedSaveImage()),
+        snapshots=domain.snapshotNum(),
+        checkpoints=_checkpoints(domain),
     )
+
+
+def _reason(state: GuestState, code: int) -> str:
+    words = _REASONS.get(state, ())
+    return words[code] if 0 <= code < len(words) else ""
+
+
+def _checkpoints(domain: Any) -> int:
+    try:
+        return len(domain.listAllCheckpoints())
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            raise
+        return 0  # a QEMU that is too old for them
+
+
+def uuids(connection: Any) -> list[str]:
+    """UUIDs of all domains."""
+    return [domain.UUIDString() for domain in connection.listAllDomains()]
 
 
 def whereabouts(connection: Any, uuid: str, *, host: str) -> Whereabouts:
@@ -83,14 +110,13 @@ def whereabouts(connection: Any, uuid: str, *, host: str) -> Whereabouts:
     try:
         number, reason = domain.state()
         state = _STATES.get(number, GuestState.UNKNOWN)
-        reasons = _REASONS.get(state, ())
         return Whereabouts(
             host=host,
             known=True,
             state=state,
-            reason=reasons[reason] if reason < len(reasons) else "",
+            reason=_reason(state, reason),
             persistent=bool(domain.isPersistent()),
-            job=_job_kind(domain) if state.is_active else "none",
+            job=job_kind(domain) if state.is_active else "none",
         )
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
@@ -98,7 +124,8 @@ def whereabouts(connection: Any, uuid: str, *, host: str) -> Whereabouts:
         raise
 
 
-def _job_kind(domain: Any) -> str:
+def job_kind(domain: Any) -> str:
+    """What libvirt does with it now: none, outgoing, incoming or other."""
     try:
         stats = domain.jobStats()
     except libvirt.libvirtError as error:

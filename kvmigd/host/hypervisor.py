@@ -10,7 +10,7 @@ import msgspec
 
 from kvmigd.model.guest import Guest, Whereabouts
 from kvmigd.model.host import CpuFact, NameFact
-from kvmigd.model.hypervisor import NetworkFact
+from kvmigd.model.hypervisor import HypervisorState, NetworkFact
 from kvmigd.model.job import Progress
 
 
@@ -21,6 +21,10 @@ class HypervisorFacts(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str
     libvirt: int
     qemu: int
+
+
+ALL = "all"
+"""Everything of the inventory may have changed."""
 
 
 class GuestEvent(StrEnum):
@@ -72,6 +76,18 @@ class Hypervisor(Protocol):
 
     async def run(self) -> None:
         """Keep the connection up, for ever."""
+
+    def on_inventory(self, listener: Callable[[str], None]) -> None:
+        """Call `listener(what)` when something of the inventory may have changed.
+
+        `what` is `guest:UUID`, `networks`, `pools`, `secrets`, or ALL.
+        """
+
+    async def inventory(self, before: HypervisorState | None, changed: frozenset[str]) -> HypervisorState:
+        """Everything that libvirt says of itself and of what it has.
+
+        Only what has `changed` is read again, the rest is that of `before`; all is read with ALL or without `before`.
+        """
 
     async def guests(self) -> list[Guest]:
         """All guests of the host, running or not."""

@@ -16,20 +16,23 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import libvirt
+import msgspec
 import structlog
 
 from kvmigd.errors import HypervisorFailed, HypervisorUnavailable, NoSuchGuest
-from kvmigd.host import domains
-from kvmigd.host.definition import parse_xml
-from kvmigd.host.hypervisor import GuestEvent, HypervisorFacts, Stream
+from kvmigd.host import domains, libvirtevents, resources, stock
+from kvmigd.host.capabilities import Capabilities, capabilities_of, daemon_of
+from kvmigd.host.hypervisor import ALL, GuestEvent, HypervisorFacts, Stream
 from kvmigd.model.guest import Guest, Whereabouts
 from kvmigd.model.host import CpuFact, NameFact
-from kvmigd.model.hypervisor import NetworkFact
+from kvmigd.model.hypervisor import HypervisorState, NetworkFact
 from kvmigd.model.job import Progress
 
 log = structlog.get_logger(__name__)
 
 QUERY_SECONDS = 10.0
+INVENTORY_SECONDS = 60.0
+"""Some hundred guests on a host that is busy."""
 ABORT_SECONDS = 40.0
 """abortJob on a guest whose stream cannot connect answers only after 30 s."""
 RETRY_SECONDS = 1.0
@@ -80,6 +83,10 @@ class LibvirtHypervisor:
         self._lost = asyncio.Event()
         self._on_change: list[Callable[[], None]] = []
         self._on_guest: list[Callable[[str, str, GuestEvent], None]] = []
+        self._on_inventory: list[Callable[[str], None]] = []
+        self._capabilities = Capabilities()
+        self._jobs: dict[str, str] = {}
+        """Migrations by UUID, as far as events have told of them, whoever started them."""
 
     @property
     def alive(self) -> bool:
@@ -104,6 +111,10 @@ class LibvirtHypervisor:
         """Call `listener(name, uuid, event)` on lifecycle events."""
         self._on_guest.append(listener)
 
+    def on_inventory(self, listener: Callable[[str], None]) -> None:
+        """Call `listener(what)` when something may have changed."""
+        self._on_inventory.append(listener)
+
     async def run(self) -> None:
         """Keep the connections up: connect, wait for the loss, connect again."""
         _start_event_thread()
@@ -119,6 +130,7 @@ class LibvirtHypervisor:
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             self._main, self._job, self._facts = main, job, facts
+            self._jobs.clear()
             log.info("hypervisor connected", uri=self._uri, libvirt=facts.libvirt, qemu=facts.qemu)
             self._tell_change()
             try:
@@ -138,12 +150,13 @@ class LibvirtHypervisor:
             connection.setKeepAlive(KEEPALIVE_SECONDS, KEEPALIVE_COUNT)
             connection.registerCloseCallback(self._closed, None)
         main.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
-        capabilities = parse_xml(main.getCapabilities())
+        libvirtevents.register(main, self._changed)
+        self._capabilities = capabilities_of(main.getCapabilities())
         return (
             main,
             job,
             HypervisorFacts(
-                host_id=capabilities.findtext("host/uuid", ""),
+                host_id=self._capabilities.host_id,
                 hostname=main.getHostname(),
                 libvirt=main.getLibVersion(),
                 qemu=main.getVersion(),
@@ -153,9 +166,12 @@ class LibvirtHypervisor:
     def _closed(self, _connection: Any, _reason: int, _opaque: Any) -> None:
         self._loop.call_soon_threadsafe(self._lost.set)
 
-    def _lifecycle(self, _connection: Any, domain: Any, event: int, _detail: int, _opaque: Any) -> None:
-        kind = _EVENTS.get(event, GuestEvent.OTHER)
-        self._loop.call_soon_threadsafe(self._tell_guest, domain.name(), domain.UUIDString(), kind)
+    def _lifecycle(self, _connection: Any, domain: Any, event: int, detail: int, _opaque: Any) -> None:
+        kind, uuid = _EVENTS.get(event, GuestEvent.OTHER), domain.UUIDString()
+        self._loop.call_soon_threadsafe(self._tell_guest, domain.name(), uuid, kind)
+        if job := libvirtevents.job_after(event, detail):
+            self._changed(f"job:{uuid}:{job}")
+        self._changed(f"guest:{uuid}")
 
     def _tell_change(self) -> None:
         for listener in tuple(self._on_change):
@@ -164,6 +180,22 @@ class LibvirtHypervisor:
     def _tell_guest(self, name: str, uuid: str, event: GuestEvent) -> None:
         for listener in tuple(self._on_guest):
             listener(name, uuid, event)
+
+    def _changed(self, what: str) -> None:
+        """Called in libvirt's thread."""
+        self._loop.call_soon_threadsafe(self._tell_inventory, what)
+
+    def _tell_inventory(self, what: str) -> None:
+        kind, _, uuid = what.partition(":")
+        if kind == "job":
+            uuid, _, job = uuid.partition(":")
+            if job == "none":
+                self._jobs.pop(uuid, None)
+            else:
+                self._jobs[uuid] = job
+            what = f"guest:{uuid}"
+        for listener in tuple(self._on_inventory):
+            listener(what)
 
     async def _in_thread(self, pool: ThreadPoolExecutor, call: Callable[[], T], seconds: float | None) -> T:
         try:
@@ -202,6 +234,23 @@ class LibvirtHypervisor:
             return None if domain is None else action(domain)
 
         return await self._in_thread(self._control, do, seconds)
+
+    async def inventory(self, before: HypervisorState | None, changed: frozenset[str]) -> HypervisorState:
+        """Everything that libvirt says, or only what has changed since `before`."""
+        jobs, facts = dict(self._jobs), self._facts
+        known = before if before is not None and ALL not in changed else None
+        state = await self._ask(lambda connection: stock.take(connection, known, changed, jobs), INVENTORY_SECONDS)
+        if known is not None:
+            return state
+        return msgspec.structs.replace(
+            state,
+            **msgspec.structs.asdict(self._capabilities),
+            uri=self._uri,
+            daemon=daemon_of(self._uri),
+            host_name=facts.hostname if facts else "",
+            libvirt=facts.libvirt if facts else 0,
+            qemu=facts.qemu if facts else 0,
+        )
 
     async def guests(self) -> list[Guest]:
         """All guests, running or not; one that vanishes meanwhile is left out."""
@@ -279,23 +328,7 @@ class LibvirtHypervisor:
 
     async def network(self, name: str) -> NetworkFact:
         """The libvirt network of that name."""
-
-        def ask(connection: Any) -> NetworkFact:
-            try:
-                network = connection.networkLookupByName(name)
-                bridge = parse_xml(network.XMLDesc()).find("bridge")
-                return NetworkFact(
-                    name=name,
-                    exists=True,
-                    active=bool(network.isActive()),
-                    bridge=bridge.get("name", "") if bridge is not None else "",
-                )
-            except libvirt.libvirtError as error:
-                if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
-                    return NetworkFact(name=name, exists=False)
-                raise
-
-        return await self._ask(ask)
+        return await self._ask(lambda connection: resources.network(connection, name))
 
     async def migrate(self, uuid: str, stream: Stream) -> None:
         """Migrate live and peer-to-peer; blocks a thread and a connection of its own until libvirt is done."""

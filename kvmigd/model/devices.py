@@ -249,7 +249,7 @@ class HostDevice(Part, frozen=True, kw_only=True):
     kind: str
     """pci, usb, mdev, scsi, scsi_host; storage, misc or net of containers."""
     address: str = ""
-    """PCI address; `vendor:product` or `bus.device` (usb); UUID (mdev); `adapter:bus:target:unit` or IQN (scsi); WWPN."""
+    """PCI address; `vendor:product` or `bus.device` (usb); UUID (mdev); `adapter:bus:target:unit`, IQN, WWPN (scsi)."""
     managed: bool = False
     model: str = ""
     """vfio-pci …, the type of a mediated device."""

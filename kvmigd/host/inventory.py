@@ -1,0 +1,72 @@
+"""Keeps the hypervisor in the picture true, by libvirt's events."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from kvmigd.errors import HypervisorFailed, HypervisorUnavailable
+from kvmigd.host.hypervisor import ALL, Hypervisor
+from kvmigd.host.picture import Picture
+from kvmigd.model.hypervisor import HypervisorState
+
+log = structlog.get_logger(__name__)
+
+SETTLE_SECONDS = 0.005
+"""Events come in bursts: a guest that starts is defined, started, resumed, and its agent connects."""
+RETRY_SECONDS = 5.0
+
+
+class InventoryMonitor:
+    """Publishes HypervisorState. After an event only what it names is read again."""
+
+    def __init__(self, picture: Picture, hypervisor: Hypervisor) -> None:
+        self._picture = picture
+        self._hypervisor = hypervisor
+        self._changed: set[str] = set()
+        self._wake = asyncio.Event()
+        hypervisor.on_change(self._on_connection)
+        hypervisor.on_inventory(self._on_inventory)
+
+    def _on_connection(self) -> None:
+        self._on_inventory(ALL)
+        if not self._hypervisor.alive:
+            # At once: who asks in the meantime is not answered with what was true before.
+            self._picture.unknown(HypervisorState, self._problem())
+
+    def _on_inventory(self, what: str) -> None:
+        self._changed.add(what)
+        self._wake.set()
+
+    def _problem(self) -> str:
+        return self._hypervisor.problem.rstrip(".") or "libvirt is not connected"
+
+    async def run(self) -> None:
+        """Keep it true, for ever."""
+        self._changed.add(ALL)
+        while True:
+            changed, self._changed = self._changed, set()
+            self._wake.clear()
+            if not self._hypervisor.alive:
+                self._picture.unknown(HypervisorState, self._problem())
+            elif not await self._look(frozenset(changed)):
+                self._changed.add(ALL)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            await self._wake.wait()
+            await asyncio.sleep(SETTLE_SECONDS)
+
+    async def _look(self, changed: frozenset[str]) -> bool:
+        """Read what has changed, and publish; false if libvirt failed although it is connected."""
+        before = self._picture.state.hypervisor
+        try:
+            state = await self._hypervisor.inventory(before if before.is_known else None, changed)
+        except (HypervisorFailed, HypervisorUnavailable) as error:
+            log.warning("inventory not read", error=error.message)
+            why = self._problem() if not self._hypervisor.alive else error.message.rstrip(".")
+            self._picture.unknown(HypervisorState, why)
+            return not self._hypervisor.alive
+        if self._hypervisor.alive:
+            self._picture.publish(state)
+        return True
