@@ -20,7 +20,6 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """The host as libvirt sees it; fields are named as in HypervisorState."""
 
     host_id: str = ""
-    arch: str = ""
     cpu_model: str = ""
     cpu_vendor: str = ""
     cpu_features: tuple[str, ...] = ()
@@ -41,7 +40,6 @@ def capabilities_of(xml: str) -> Capabilities:
     tsc = next((one for one in children(cpu, "counter") if one.get("name") == "tsc"), None)
     return Capabilities(
         host_id=text(host, "uuid"),
-        arch=text(cpu, "arch"),
         cpu_model=text(cpu, "model"),
         cpu_vendor=text(cpu, "vendor"),
         cpu_features=tuple(sorted({one.get("name", "") for one in children(cpu, "feature")})),

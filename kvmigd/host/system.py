@@ -65,6 +65,8 @@ async def resolve(name: str) -> ResolvedName:
             rows = await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except TimeoutError:
         return ResolvedName(name=name, problem=f"no answer for {RESOLVE_SECONDS:.0f} s")
+    except UnicodeError:  # an empty label, or one of more than 63 characters
+        return ResolvedName(name=name, problem="it is no name of a host")
     except OSError as error:
         return ResolvedName(name=name, problem=error.strerror or os.strerror(error.errno or 0))
     return ResolvedName(name=name, addresses=tuple(dict.fromkeys(str(row[4][0]) for row in rows)))

@@ -393,7 +393,8 @@ def test_odd_updates_of_open_vswitch_never_raise(updates: Any, more: Any) -> Non
 
 @given(st.lists(st.dictionaries(st.text(max_size=3), st.text(max_size=9)), max_size=4), st.integers(1, 7))
 def test_messages_in_pieces(sent: list[dict[str, str]], size: int) -> None:
-    data = b"".join(json.dumps(message).encode() for message in sent)
+    data = b" ".join(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace") for message in sent)
+    sent = [json.loads(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")) for message in sent]
     stream = ovsdb.Stream()
     heard = [message for at in range(0, len(data), size) for message in stream.feed(data[at : at + size])]
     assert heard == sent

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 
 from kvmigd.host.files import Files
@@ -33,6 +35,9 @@ _COLUMNS = {
 _TUNNELS = frozenset({"vxlan", "geneve", "gre", "stt", "lisp", "erspan", "ip6gre", "dpdk", "afxdp"})
 """Types of interfaces that lead out of the host without a link of the kernel's."""
 
+_MARKS = re.compile(rb'\\.|["{}\[\]]', re.DOTALL)
+"""What tells strings and nesting apart; a backslash takes the next byte along."""
+
 Row = dict[str, Any]
 Tables = dict[str, dict[str, Row]]
 """Rows by table and UUID."""
@@ -48,25 +53,42 @@ class Stream:
     """Puts together the messages of a stream, which has nothing between them. Raises ValueError."""
 
     def __init__(self) -> None:
-        self._text = ""
-        self._decoder = json.JSONDecoder()
+        self._data = bytearray()
+        self._looked = self._depth = 0
+        self._in_text = False
 
     def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
-        """The messages that are whole now."""
-        self._text += data.decode("utf-8", "replace")
-        while self._text:
-            self._text = self._text.lstrip()
+        """The messages that are whole now. Each byte is looked at once, and each message is parsed once."""
+        self._data += data
+        if len(self._data) > _LIMIT:
+            raise ValueError(f"a message is longer than {_LIMIT} bytes")
+        while (end := self._end()) is not None:
             try:
-                message, end = self._decoder.raw_decode(self._text)
-            except RecursionError as error:
-                raise ValueError("it nests without end") from error
-            except ValueError:
-                if len(self._text) > _LIMIT or not self._text.startswith("{"):
-                    raise
-                return
-            self._text = self._text[end:]
+                message = msgspec.json.decode(memoryview(self._data)[:end])
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+                raise ValueError(str(error)) from error
+            self._data = self._data[end:]
+            self._looked = 0
             if isinstance(message, dict):
                 yield message
+
+    def _end(self) -> int | None:
+        """Where the first message ends: at the bracket that closes its first one, outside of all strings."""
+        for found in _MARKS.finditer(self._data, self._looked):
+            self._looked = found.end()
+            mark = found[0]
+            if self._in_text:
+                self._in_text = mark != b'"'
+            elif mark == b'"':
+                self._in_text = True
+            elif mark in b"{[":
+                self._depth += 1
+            elif mark in b"}]":
+                self._depth -= 1
+                if self._depth <= 0:
+                    self._depth = 0
+                    return found.end()
+        return None
 
 
 def updated(tables: Tables, updates: object) -> None:
