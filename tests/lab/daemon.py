@@ -49,12 +49,12 @@ def describe(host: Host, subject: str) -> dict[str, Any]:
     """What the daemon of a host knows of a subject of its picture."""
     _generation, text = call(host, ROOT, HOST, "Describe", "sa{sv}", subject, "0")
     found: dict[str, Any] = json.loads(text)
-    return found.get(subject, found)
+    return found
 
 
 def things(host: Host, subject: str, field: str) -> list[dict[str, Any]]:
-    """The list of one field of a subject; what is at its default is not told."""
-    return list(describe(host, subject).get(field, []))
+    """The list of one field of a subject."""
+    return list(describe(host, subject)[field])
 
 
 def _options(options: dict[str, tuple[str, str]]) -> list[str]:

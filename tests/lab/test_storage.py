@@ -61,8 +61,8 @@ def test_a_guest_on_a_lun_is_known_by_portal_target_and_lun_and_moves(lab: Lab, 
         wait_until("it is known", lambda: known(a, "luny").get("state") == "running")
         (disk,) = known(a, "luny")["disks"]
         assert disk["kind"] == "network"
-        assert (disk["protocol"], disk["source_name"]) == ("iscsi", f"{TARGET}/1")
-        assert [(it["name"], it["port"]) for it in disk["hosts"]] == [(PORTAL, "3260")]
+        (layer,) = disk["layers"]
+        assert (layer["protocol"], layer["name"], layer["hosts"]) == ("iscsi", f"{TARGET}/1", [f"{PORTAL}:3260"])
         assert daemon.moved(a, "luny", b.name)["Result"] == "done"
         wait_until("it is known there", lambda: known(b, "luny").get("state") == "running")
         wait_until("it is gone here", lambda: not known(a, "luny"))
@@ -95,11 +95,11 @@ def test_sshfs_is_known_with_its_server_and_path_and_noticed_when_it_hangs(lab: 
         assert (mount()["fs_type"], mount()["kind"], mount()["shared"]) == ("fuse.sshfs", "network", False)
         wait_until("its identity is known", lambda: bool(identity()))
         assert (identity()["server"], identity()["export"]) == (STORE, "/srv/exported")
-        lab.store.run("systemctl", "kill", "--signal=STOP", "ssh.service")
+        lab.store.run("pkill", "-STOP", "-x", "sftp-server")
         wait_until("the hang is noticed", lambda: bool(mount().get("problem")))
-        lab.store.run("systemctl", "kill", "--signal=CONT", "ssh.service")
+        lab.store.run("pkill", "-CONT", "-x", "sftp-server")
         wait_until("it has recovered", lambda: not mount().get("problem"))
     finally:
-        lab.store.sh("systemctl kill --signal=CONT ssh.service; systemctl stop ssh.service")
+        lab.store.sh("pkill -CONT -x sftp-server || true; systemctl stop ssh.service")
         a.run("umount", "--lazy", point)
     wait_until("it is gone", lambda: not mount())
