@@ -7,6 +7,7 @@ from kvmigd import log as logging  # first of all, because it decides how struct
 # isort: split
 import argparse
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -39,6 +40,9 @@ from kvmigd.store import Store
 
 log = structlog.get_logger(__name__)
 
+SWITCH_SECONDS = 0.0005
+"""A thread that computes gives way to the event loop after so long. Python's 5 ms would be waited for after each system
+call of the loop's, a dozen times for one answer."""
 FIRST_LOOK_SECONDS = 3.0
 """So long the start waits for monitors that have seen nothing yet."""
 
@@ -116,6 +120,9 @@ class Daemon:
             _tell_status(hypervisor)
             # Who is answered from now on is answered from what was seen, not from nothing.
             await monitors.first_look(FIRST_LOOK_SECONDS)
+            # What is there now stays: looking through it for garbage again and again would hold the loop for 20 ms.
+            gc.collect()
+            gc.freeze()
             systemd.notify("READY=1")
             log.info("daemon ready", version=__version__, host=self._config.name, peers=len(self._config.peers))
             await self._stop.wait()
@@ -191,6 +198,7 @@ def start(directory: Path, state: Path, *, hypervisor: Callable[[Config], Hyperv
         return 1
     logging.set_up(settings.log_level)
     status = 0
+    sys.setswitchinterval(SWITCH_SECONDS)
 
     async def run() -> None:
         await Daemon(settings, state=state, hypervisor=hypervisor).run()
