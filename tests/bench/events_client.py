@@ -10,6 +10,7 @@ import asyncio
 import ctypes
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -196,6 +197,22 @@ async def files(client: Client, rounds: int) -> list[float]:
     return took
 
 
+async def hangs(client: Client, rounds: int) -> tuple[list[float], list[float]]:
+    """Shared storage whose client stands still, until it is said to hang; and until its recovery is."""
+    (glusterfs,) = subprocess.run(["pgrep", "-x", "glusterfs"], check=True, capture_output=True).stdout.split()
+    noticed, recovered = [], []
+
+    def told(*, problem: bool) -> Callable[[str, list[str]], bool]:
+        return lambda subject, change: (
+            subject == "mounts" and change[2].endswith(":/srv/vm") and bool(json.loads(change[3])["problem"]) is problem
+        )
+
+    for _ in range(rounds):
+        noticed.append(await timed(client, lambda: os.kill(int(glusterfs), signal.SIGSTOP), told(problem=True)))
+        recovered.append(await timed(client, lambda: os.kill(int(glusterfs), signal.SIGCONT), told(problem=False)))
+    return noticed, recovered
+
+
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process and of those that it has waited for, proc_pid_stat(5)."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
@@ -265,6 +282,7 @@ async def main(rounds: int, count: int, pid: int) -> None:
     found: dict[str, Any] = {}
     for name, work in (("mount", mounts), ("bridge", bridges), ("nft", rules), ("file", files)):
         found[name] = await work(client, rounds)
+    found["hang"], found["recovery"] = await hangs(client, 5)
     found["storm"] = await storm(client, count, pid)
     await connection.close()
     print(json.dumps(found))
