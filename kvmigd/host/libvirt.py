@@ -1,250 +1,121 @@
 """The real hypervisor: libvirt.
 
-Calls of libvirt's library block, so each runs in a thread with a deadline. Its events come from the library's own
-event loop in a thread of its own: `libvirtaio` changes asyncio's selector and timers from whatever thread a call
-runs in, which asyncio does not allow. Streams, statistics with abort, and everything else use separate connections,
-because libvirtd serves only a few requests of one connection at a time (`max_client_requests`, 5) and a migration
-holds one of them until it has ended.
+Streams, statistics with abort, and everything else use separate connections, because libvirtd serves only a few
+requests of one connection at a time (`max_client_requests`, 5) and a migration holds one of them until it has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import libvirt
 import msgspec
-import structlog
 
-from kvmigd.errors import HypervisorFailed, HypervisorUnavailable, NoSuchGuest
-from kvmigd.host import domains, libvirtevents, resources, stock
-from kvmigd.host.capabilities import Capabilities, capabilities_of, daemon_of
+from kvmigd.errors import HypervisorFailed, NoSuchGuest
+from kvmigd.host import domains, resources, stock
+from kvmigd.host.capabilities import daemon_of
+from kvmigd.host.files import Files
 from kvmigd.host.hypervisor import ALL, GuestEvent, HypervisorFacts, Stream
+from kvmigd.host.libvirtconnection import QUERY_SECONDS, STREAM_KEEPALIVE, LibvirtConnection, close, said
+from kvmigd.host.libvirtjobs import GuestJobs
 from kvmigd.model.guest import Guest, Whereabouts
 from kvmigd.model.host import CpuFact, NameFact
 from kvmigd.model.hypervisor import HypervisorState, NetworkFact
 from kvmigd.model.job import Progress
 
-log = structlog.get_logger(__name__)
-
-QUERY_SECONDS = 10.0
 INVENTORY_SECONDS = 60.0
 """Some hundred guests on a host that is busy."""
 ABORT_SECONDS = 40.0
 """abortJob on a guest whose stream cannot connect answers only after 30 s."""
-RETRY_SECONDS = 1.0
-KEEPALIVE_SECONDS, KEEPALIVE_COUNT = 5, 3
-
-_EVENTS = {
-    libvirt.VIR_DOMAIN_EVENT_DEFINED: GuestEvent.DEFINED,
-    libvirt.VIR_DOMAIN_EVENT_UNDEFINED: GuestEvent.UNDEFINED,
-    libvirt.VIR_DOMAIN_EVENT_STARTED: GuestEvent.STARTED,
-    libvirt.VIR_DOMAIN_EVENT_SUSPENDED: GuestEvent.SUSPENDED,
-    libvirt.VIR_DOMAIN_EVENT_RESUMED: GuestEvent.RESUMED,
-    libvirt.VIR_DOMAIN_EVENT_STOPPED: GuestEvent.STOPPED,
-}
 
 T = TypeVar("T")
-_event_thread_started = threading.Event()
-
-
-def _start_event_thread() -> None:
-    """libvirt has one event implementation a process; it must be there before the first connection."""
-    if _event_thread_started.is_set():
-        return
-    _event_thread_started.set()
-    libvirt.registerErrorHandler(lambda _context, _error: None, None)  # errors come as exceptions, not on stderr
-    libvirt.virEventRegisterDefaultImpl()
-
-    def forever() -> None:
-        while True:
-            libvirt.virEventRunDefaultImpl()
-
-    threading.Thread(target=forever, name="libvirt-events", daemon=True).start()
 
 
 class LibvirtHypervisor:
-    """libvirt on this host, kept connected. Implements host.hypervisor.Hypervisor."""
+    """libvirt on this host, kept connected. Implements host.hypervisor.Hypervisor.
 
-    def __init__(self, uri: str, *, host_name: str) -> None:
+    With `files`, libvirt's sockets are watched while it is away; without, it is tried again every few seconds.
+    """
+
+    def __init__(self, uri: str, *, host_name: str, files: Files | None = None) -> None:
         self._uri = uri
         self._host_name = host_name
-        self._loop = asyncio.get_running_loop()
-        self._queries = ThreadPoolExecutor(8, thread_name_prefix="libvirt")
-        self._control = ThreadPoolExecutor(8, thread_name_prefix="libvirt-job")
+        self._connection = LibvirtConnection(uri, host_name=host_name, files=files)
+        self._ask = self._connection.ask
         self._streams = ThreadPoolExecutor(32, thread_name_prefix="libvirt-stream")
-        self._main: Any = None
-        self._job: Any = None
-        self._facts: HypervisorFacts | None = None
-        self._problem = f"libvirt on {host_name} has not been connected yet."
-        self._lost = asyncio.Event()
-        self._on_change: list[Callable[[], None]] = []
-        self._on_guest: list[Callable[[str, str, GuestEvent], None]] = []
         self._on_inventory: list[Callable[[str], None]] = []
-        self._capabilities = Capabilities()
-        self._jobs: dict[str, str] = {}
-        """Migrations by UUID, as far as events have told of them, whoever started them."""
+        self._jobs = GuestJobs(self._connection, lambda uuid: self._tell_inventory(f"guest:{uuid}"))
+        self._connection.on_event.append(self._on_event)
 
     @property
     def alive(self) -> bool:
         """A connection is up."""
-        return self._main is not None
+        return self._connection.alive
 
     @property
     def problem(self) -> str:
         """Why there is no connection; empty when there is one."""
-        return "" if self._main is not None else self._problem
+        return self._connection.problem
 
     @property
     def facts(self) -> HypervisorFacts | None:
         """What libvirt said when the connection came up."""
-        return self._facts
+        return self._connection.facts
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` when the connection comes or goes."""
-        self._on_change.append(listener)
+        self._connection.on_change.append(listener)
 
     def on_guest(self, listener: Callable[[str, str, GuestEvent], None]) -> None:
         """Call `listener(name, uuid, event)` on lifecycle events."""
-        self._on_guest.append(listener)
+        self._connection.on_guest.append(listener)
 
     def on_inventory(self, listener: Callable[[str], None]) -> None:
         """Call `listener(what)` when something may have changed."""
         self._on_inventory.append(listener)
 
-    async def run(self) -> None:
-        """Keep the connections up: connect, wait for the loss, connect again."""
-        _start_event_thread()
-        while True:
-            self._lost.clear()
-            try:
-                main, job, facts = await self._in_thread(self._queries, self._connect, QUERY_SECONDS)
-            except (HypervisorFailed, HypervisorUnavailable) as error:
-                if self._problem != error.message:
-                    log.warning("hypervisor unavailable", uri=self._uri, problem=error.message)
-                    self._problem = error.message
-                    self._tell_change()
-                await asyncio.sleep(RETRY_SECONDS)
-                continue
-            self._main, self._job, self._facts = main, job, facts
-            self._jobs.clear()
-            log.info("hypervisor connected", uri=self._uri, libvirt=facts.libvirt, qemu=facts.qemu)
-            self._tell_change()
-            try:
-                await self._lost.wait()
-            finally:
-                self._main = self._job = None
-                self._queries.submit(_close, main)
-                self._queries.submit(_close, job)
-            self._problem = f"The connection to libvirt on {self._host_name} was lost."
-            log.warning("hypervisor lost", uri=self._uri)
-            self._tell_change()
-
-    def _connect(self) -> tuple[Any, Any, HypervisorFacts]:
-        main = libvirt.open(self._uri)
-        job = libvirt.open(self._uri)
-        for connection in (main, job):
-            connection.setKeepAlive(KEEPALIVE_SECONDS, KEEPALIVE_COUNT)
-            connection.registerCloseCallback(self._closed, None)
-        main.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
-        libvirtevents.register(main, self._changed)
-        self._capabilities = capabilities_of(main.getCapabilities())
-        return (
-            main,
-            job,
-            HypervisorFacts(
-                host_id=self._capabilities.host_id,
-                hostname=main.getHostname(),
-                libvirt=main.getLibVersion(),
-                qemu=main.getVersion(),
-            ),
-        )
-
-    def _closed(self, _connection: Any, _reason: int, _opaque: Any) -> None:
-        self._loop.call_soon_threadsafe(self._lost.set)
-
-    def _lifecycle(self, _connection: Any, domain: Any, event: int, detail: int, _opaque: Any) -> None:
-        kind, uuid = _EVENTS.get(event, GuestEvent.OTHER), domain.UUIDString()
-        self._loop.call_soon_threadsafe(self._tell_guest, domain.name(), uuid, kind)
-        if job := libvirtevents.job_after(event, detail):
-            self._changed(f"job:{uuid}:{job}")
-        self._changed(f"guest:{uuid}")
-
-    def _tell_change(self) -> None:
-        for listener in tuple(self._on_change):
-            listener()
-
-    def _tell_guest(self, name: str, uuid: str, event: GuestEvent) -> None:
-        for listener in tuple(self._on_guest):
-            listener(name, uuid, event)
-
-    def _changed(self, what: str) -> None:
-        """Called in libvirt's thread."""
-        self._loop.call_soon_threadsafe(self._tell_inventory, what)
-
-    def _tell_inventory(self, what: str) -> None:
+    def _on_event(self, what: str) -> None:
         kind, _, uuid = what.partition(":")
         if kind == "job":
             uuid, _, job = uuid.partition(":")
-            if job == "none":
-                self._jobs.pop(uuid, None)
-            else:
-                self._jobs[uuid] = job
-            what = f"guest:{uuid}"
+            self._jobs.heard(uuid, job)
+        else:
+            self._tell_inventory(what)
+
+    def _tell_inventory(self, what: str) -> None:
         for listener in tuple(self._on_inventory):
             listener(what)
 
-    async def _in_thread(self, pool: ThreadPoolExecutor, call: Callable[[], T], seconds: float | None) -> T:
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._loop.run_in_executor(pool, call)
-        except TimeoutError as error:
-            raise HypervisorUnavailable(
-                f"libvirt on {self._host_name} has not answered for {seconds:.0f} s.", hint=_HINT
-            ) from error
-        except libvirt.libvirtError as error:
-            raise self._translated(error) from error
-
-    def _translated(self, error: libvirt.libvirtError) -> HypervisorFailed | HypervisorUnavailable:
-        text, number = _said(error)
-        if number in (libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_CONN) or (
-            error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE)
-        ):
-            return HypervisorUnavailable(f"libvirt on {self._host_name} does not answer: {text}.", hint=_HINT)
-        return HypervisorFailed(text, number=number)
-
-    async def _ask(self, question: Callable[[Any], T], seconds: float = QUERY_SECONDS) -> T:
-        """Ask something on the main connection."""
-        connection = self._main
-        if connection is None:
-            raise HypervisorUnavailable(self._problem, hint=_HINT)
-        return await self._in_thread(self._queries, lambda: question(connection), seconds)
+    async def run(self) -> None:
+        """Keep the connection up, and know what jobs run, for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._connection.run(), name="libvirt-connection")
+            group.create_task(self._jobs.run(), name="libvirt-jobs")
 
     async def _control_job(self, uuid: str, action: Callable[[Any], T], seconds: float) -> T | None:
         """Do something with the running job of a guest; None where the guest is gone."""
-        connection = self._job
-        if connection is None:
-            raise HypervisorUnavailable(self._problem, hint=_HINT)
 
-        def do() -> T | None:
+        def do(connection: Any) -> T | None:
             domain = domains.by_uuid(connection, uuid)
             return None if domain is None else action(domain)
 
-        return await self._in_thread(self._control, do, seconds)
+        return await self._connection.control(do, seconds)
 
     async def inventory(self, before: HypervisorState | None, changed: frozenset[str]) -> HypervisorState:
         """Everything that libvirt says, or only what has changed since `before`."""
-        jobs, facts = dict(self._jobs), self._facts
+        jobs, facts = dict(self._jobs.known), self._connection.facts
         known = before if before is not None and ALL not in changed else None
         state = await self._ask(lambda connection: stock.take(connection, known, changed, jobs), INVENTORY_SECONDS)
         if known is not None:
             return state
+        # Whoever starts a job tells nobody; what runs already is asked for, once.
+        self._jobs.look([guest.uuid for guest in state.guests if guest.state.is_active])
         return msgspec.structs.replace(
             state,
-            **msgspec.structs.asdict(self._capabilities),
+            **msgspec.structs.asdict(self._connection.capabilities),
             uri=self._uri,
             daemon=daemon_of(self._uri),
             host_name=facts.hostname if facts else "",
@@ -349,17 +220,17 @@ class LibvirtHypervisor:
         def do() -> None:
             connection = libvirt.open(self._uri)
             try:
-                connection.setKeepAlive(KEEPALIVE_SECONDS, KEEPALIVE_COUNT)
+                connection.setKeepAlive(*STREAM_KEEPALIVE)
                 connection.lookupByUUIDString(uuid).migrateToURI3(stream.libvirt_uri, parameters, flags)
             except libvirt.libvirtError as error:
                 if connection.isAlive():  # then even an error of a connection is about the other host's
-                    text, number = _said(error)
+                    text, number = said(error)
                     raise HypervisorFailed(text, number=number) from error
                 raise
             finally:
-                _close(connection)
+                close(connection)
 
-        await self._in_thread(self._streams, do, None)
+        await self._connection.in_thread(self._streams, do, None)
 
     async def progress(self, uuid: str) -> Progress | None:
         """Statistics of the guest's running migration."""
@@ -401,18 +272,3 @@ class LibvirtHypervisor:
         """Destroy and undefine what is left here of a guest that runs elsewhere; its NVRAM and TPM state stay."""
 
         await self._ask(lambda connection: domains.remove_remainder(connection, uuid), ABORT_SECONDS)
-
-
-_HINT = "`systemctl status libvirtd virtqemud` shows why."
-
-
-def _said(error: libvirt.libvirtError) -> tuple[str, int]:
-    """libvirt's words without their full stop, and its number for them."""
-    return str(error.get_error_message() or error).rstrip("."), error.get_error_code() or 0
-
-
-def _close(connection: Any) -> None:
-    try:
-        connection.close()
-    except libvirt.libvirtError as error:
-        log.debug("connection not closed", error=str(error))

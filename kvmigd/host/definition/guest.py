@@ -93,7 +93,11 @@ def guest_of(
         vsock=number(attribute(vsock, "address")),
         vsock_auto=attribute(vsock, "auto") == "yes",
         watchdogs=tuple(f"{it.get('model', '')}={it.get('action', '')}" for it in devices.findall("watchdog")),
-        inputs=tuple(path for it in devices.findall("input") if (path := attribute(it, "evdev", "source"))),
+        inputs=tuple(
+            path
+            for it in devices.findall("input")
+            if (path := attribute(it, "evdev", "source") or attribute(it, "dev", "source"))
+        ),
         leases=tuple(f"{text(it, 'lockspace')}/{text(it, 'key')}" for it in devices.findall("lease")),
         labels=labels_of(root),
         arguments=tuple(it.get("value", "") for it in children(root, f"{_QEMU}commandline/{_QEMU}arg")),
