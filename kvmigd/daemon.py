@@ -111,6 +111,8 @@ class Daemon:
                 group.create_task(_logged(reload), name="reload")
 
             service = Service(host, peers, Jobs(group), store, reload=reload)
+            # Who is answered from now on is answered from what was seen, not from nothing.
+            await monitors.first_look(FIRST_LOOK_SECONDS)
             face = await stack.enter_async_context(BusFace(service))
             group.create_task(face.run(), name="bus")
             group.create_task(_watchdog(), name="watchdog")
@@ -118,8 +120,6 @@ class Daemon:
             files.watch(config.files(self._config.directory), reload_unasked)
             hypervisor.on_change(lambda: _tell_status(hypervisor))
             _tell_status(hypervisor)
-            # Who is answered from now on is answered from what was seen, not from nothing.
-            await monitors.first_look(FIRST_LOOK_SECONDS)
             # What is there now stays: looking through it for garbage again and again would hold the loop for 20 ms.
             gc.collect()
             gc.freeze()

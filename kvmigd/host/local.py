@@ -19,7 +19,8 @@ from kvmigd.model.guest import Guest, Whereabouts
 from kvmigd.model.host import CertificateFact, CpuFact, Examination, HostFacts, NameFact, RemoteFact
 from kvmigd.model.hypervisor import NetworkFact
 from kvmigd.model.job import Progress
-from kvmigd.model.links import BridgeFact
+from kvmigd.model.links import BridgeFact, Links
+from kvmigd.model.mounts import Mounts
 from kvmigd.model.state import StateChange
 from kvmigd.model.subject import Subject
 from kvmigd.model.system import Software
@@ -173,7 +174,7 @@ class Host:
         that is away is told as a fact; one that fails in the middle raises HypervisorUnavailable or HypervisorFailed,
         and mounts or links that are not known raise HostUnknown.
         """
-        state = self.picture.state
+        state = await self.picture.settled(Mounts, Links)
         self._raise_if_unknown(mounts=state.mounts, links=state.links)
         own, _ = await asyncio.gather(
             system.resolve(self.hypervisor.facts.hostname if self.hypervisor.facts else self.config.name),
@@ -189,7 +190,7 @@ class Host:
         return Examination(
             facts=self._facts,
             paths=tuple(looked),
-            bridges=self._bridges(guest, networks),
+            bridges=self._bridges(guest, networks, state.links),
             networks=networks,
             machine_problem=machine,
             cpu=cpu,
@@ -220,11 +221,12 @@ class Host:
             raise
         return machine, cpu, names, tuple(networks)
 
-    def _bridges(self, guest: Guest, networks: tuple[NetworkFact, ...]) -> tuple[BridgeFact, ...]:
+    @staticmethod
+    def _bridges(guest: Guest, networks: tuple[NetworkFact, ...], links: Links) -> tuple[BridgeFact, ...]:
         names = [nic.source for nic in guest.nics if nic.kind == "bridge"]
         names += [network.bridge for network in networks if network.bridge]
-        known = {bridge.name: bridge for bridge in self.picture.state.links.bridges}
-        others = {link.name for link in self.picture.state.links.links}
+        known = {bridge.name: bridge for bridge in links.bridges}
+        others = {link.name for link in links.links}
         return tuple(known.get(name, BridgeFact(name=name, exists=name in others)) for name in dict.fromkeys(names))
 
     def _raise_if_unknown(self, **subjects: Subject) -> None:

@@ -132,6 +132,8 @@ class MountTable:
             self._took = time.monotonic() - began
             self._probe.watch(self._reading.targets)
         self._picture.publish(Mounts(problem="", mounts=self._with_answers()))
+        if self._table_changed:  # while it was read
+            self._picture.announce(Mounts)
 
     async def _read_plans(self) -> None:
         plans, paths = await asyncio.to_thread(persistence.read, self._root)
@@ -210,6 +212,7 @@ class MountTable:
 
     def _on_table(self) -> None:
         self._table_changed = True
+        self._picture.announce(Mounts)
         self._woken.set()
 
     def _on_plans(self) -> None:

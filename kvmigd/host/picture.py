@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -36,6 +38,8 @@ class Picture:
         self._clock = clock
         self._state = HostState()
         self._listeners: list[Callable[[StateChange], None]] = []
+        self._announced: set[str] = set()
+        self._published = asyncio.Event()
 
     @property
     def state(self) -> HostState:
@@ -46,12 +50,32 @@ class Picture:
         """Call `listener` after each change, in the order of the changes."""
         self._listeners.append(listener)
 
+    def announce(self, kind: type[Subject]) -> None:
+        """Something of that subject has changed, and will be published soon."""
+        self._announced.add(_NAMES[kind])
+
+    async def settled(self, *kinds: type[Subject], seconds: float = 0.5) -> HostState:
+        """The snapshot with everything in it that was announced of these subjects; in a storm the one after `seconds`.
+
+        What the kernel told before the question was asked is in the answer.
+        """
+        await asyncio.sleep(0)  # events that are there already are heard first
+        names = {_NAMES[kind] for kind in kinds}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not names.isdisjoint(self._announced):
+                    self._published.clear()
+                    await self._published.wait()
+        return self._state
+
     def publish(self, subject: Subject) -> bool:
         """Replace the subject of that type; returns whether anything has changed.
 
         `since_usec` is set here: the moment when the subject became known or unknown.
         """
         name = _NAMES[type(subject)]
+        self._announced.discard(name)
+        self._published.set()
         before = self._state.subject(name)
         same = bool(subject.problem) == bool(before.problem)
         since = before.since_usec if same and before.since_usec else self._clock() // 1000

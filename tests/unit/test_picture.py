@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
 from kvmigd.host.picture import Picture
@@ -99,3 +101,20 @@ def test_when_the_clock_was_set_what_began_moves_along() -> None:
     assert made.state.links.since_usec == since + 3_600_000_000
     assert made.state.mounts.since_usec == 0, "of what was never looked at no beginning is known"
     assert changes[-1].subjects == ("links",)
+
+
+def test_what_was_announced_is_waited_for() -> None:
+    async def run() -> None:
+        made, _ = picture()
+        made.publish(Mounts(problem="", mounts=(ROOT,)))
+        made.announce(Mounts)
+        asking = asyncio.ensure_future(made.settled(Mounts, Links))
+        await asyncio.sleep(0.01)
+        assert not asking.done()
+        made.publish(Mounts(problem="", mounts=(ROOT, NFS)))
+        assert (await asking).mounts.mounts == (ROOT, NFS)
+        made.announce(Mounts)
+        assert (await made.settled(Links)).mounts.mounts == (ROOT, NFS), "another subject is not waited for"
+        assert (await made.settled(Mounts, seconds=0.01)).generation == 2, "nor for ever"
+
+    asyncio.run(run())

@@ -103,9 +103,11 @@ class LinkMonitor:
     def _read(self, links: LinkSocket, table: LinkTable) -> None:
         try:
             if links.read(table) is not Touched.NOTHING:
+                self._picture.announce(Links)
                 self._changed.set()
         except Lost:
             self._lost = True
+            self._picture.announce(Links)
             self._changed.set()
         except RtnetlinkFailed as error:
             self._broken = error
