@@ -59,7 +59,7 @@ class Daemon:
     ) -> None:
         self._config = settings
         self._state = state
-        self._make_hypervisor = hypervisor or (lambda c: LibvirtHypervisor(c.hypervisor, host_name=c.name))
+        self._make_hypervisor = hypervisor
         self._stop = asyncio.Event()
         self._reloading = asyncio.Lock()
 
@@ -75,7 +75,11 @@ class Daemon:
             store = stack.enter_context(Store(self._state))
             group = await stack.enter_async_context(asyncio.TaskGroup())
             files = await stack.enter_async_context(Files())
-            hypervisor = self._make_hypervisor(self._config)
+            hypervisor: Hypervisor
+            if self._make_hypervisor is not None:
+                hypervisor = self._make_hypervisor(self._config)
+            else:
+                hypervisor = LibvirtHypervisor(self._config.hypervisor, host_name=self._config.name, files=files)
             desk = AdmissionDesk(self._config.migration)
             host = Host(
                 self._config,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from kvmigd.host import remote, system
 from kvmigd.model.host import ResolvedName
@@ -34,3 +36,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         asyncio.run(body())
 
     return run_with
+
+
+settings.register_profile("quick", max_examples=40)
+settings.register_profile("thorough", max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))

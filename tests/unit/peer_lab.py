@@ -213,7 +213,8 @@ def config(root: Path, *, name: str = "hostb", pki: Pki, port: int = 1, peers: t
     )
 
 
-PORTS = (47100, 47131)
+PORTS = (27100, 27131)
+"""Below those that the kernel gives to connections of other tests (net.ipv4.ip_local_port_range)."""
 
 
 class MadeUpHost:
