@@ -27,10 +27,10 @@ TABLES = ("proc/1/mountinfo", "proc/self/mountinfo")
 """PID 1's is the host's. Our own is a copy whose options are those of the sandbox (ProtectSystem= makes all of it
 read-only), but better than nothing where /proc is mounted with hidepid."""
 
-PAUSE_SECONDS = (0.005, 0.1)
+PAUSE_SECONDS = (0.005, 0.06)
 PAUSE_FACTOR = 4.0
-"""After each reading so many times as long as it took nothing is read, within these limits: a storm of mounts costs a
-fifth of a processor, one mount is told at once."""
+"""After each reading so many times as long as it took nothing is read, within these limits: in a storm of mounts others
+have the processor most of the time, and one mount is told at once."""
 INLINE_SECONDS = 0.002
 """A table that is read and parsed in this time is read on the event loop; a thread would take longer to wake up."""
 RETRY_SECONDS = (0.1, 10.0)
