@@ -36,7 +36,10 @@ KEEPALIVE_SECONDS, KEEPALIVE_COUNT = 7, 1
 STREAM_KEEPALIVE = 5, 3
 JOB_IDLE_SECONDS = 60.0
 """So long the connection for jobs is kept after its last use."""
-RETRY_SECONDS = 0.1, 5.0, 30.0
+SOCKETS_SECONDS = 2.0
+"""After libvirt's socket has come, an admin may still be starting the others: our connection would start libvirtd by
+the first one, and systemd refuses a socket whose service runs already."""
+RETRY_SECONDS = 1.0, 5.0, 30.0
 """The first pause while there is no connection, and the longest: without a watch on libvirt's sockets, and with it."""
 
 HINT = "`systemctl status libvirtd virtqemud` shows why."
@@ -122,8 +125,10 @@ class LibvirtConnection:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(pause):
                             await sockets_changed.wait()
-                    # A socket that has come may not be listened to yet.
                     pause = shortest if sockets_changed.is_set() else min(longest, pause * 2)
+                    while sockets_changed.is_set():
+                        sockets_changed.clear()
+                        await asyncio.sleep(SOCKETS_SECONDS)
                     continue
                 pause = shortest
                 await self._keep(main)

@@ -153,8 +153,9 @@ def test_a_libvirt_that_hangs_is_connected_to_once(library: Library, monkeypatch
     asyncio.run(run())
 
 
-def test_a_socket_that_comes_is_tried_at_once(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socket_that_comes_is_tried_soon(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libvirtconnection, "RETRY_SECONDS", (3600.0, 3600.0, 3600.0))
+    monkeypatch.setattr(libvirtconnection, "SOCKETS_SECONDS", 0.01)
     library.refuses = True
 
     async def run() -> None:
