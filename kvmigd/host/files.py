@@ -139,9 +139,9 @@ class Files:
 
     def mounts_changed(self, points: Iterable[str]) -> None:
         """Something was mounted or unmounted at these places: what is watched there may be something else now."""
-        places = {Path(point) for point in points}
+        places = frozenset(points)  # as they come: there can be thousands, and few folders are watched
         for watch in tuple(self._watches):
-            if any(place in places or not places.isdisjoint(place.parents) for place in watch.wanted):
+            if any(not places.isdisjoint(map(str, (folder, *folder.parents))) for folder in watch.wanted):
                 watch.fire()
 
     def forget(self, watch: Watch) -> None:
