@@ -111,17 +111,24 @@ class Daemon:
                         watch.close()
                         watch = files.watch(self._config.pki.files, certificates_changed)
 
-            def reload_unasked() -> None:
-                group.create_task(_logged(reload), name="reload")
+            wanted = asyncio.Event()
 
+            async def keep_reloading() -> None:
+                """Reload for signals and changed files, one after the other."""
+                while True:
+                    await wanted.wait()
+                    wanted.clear()
+                    await _logged(reload)
+
+            group.create_task(keep_reloading(), name="reload")
             service = Service(host, peers, Jobs(group), store, reload=reload)
             # Who is answered from now on is answered from what was seen, not from nothing.
             await monitors.first_look(FIRST_LOOK_SECONDS)
             face = await stack.enter_async_context(BusFace(service))
             group.create_task(face.run(), name="bus")
             group.create_task(_watchdog(), name="watchdog")
-            self._listen_to_signals(reload_unasked)
-            files.watch(config.files(self._config.directory), reload_unasked)
+            self._listen_to_signals(wanted.set)
+            files.watch(config.files(self._config.directory), wanted.set)
             hypervisor.on_change(lambda: _tell_status(hypervisor))
             _tell_status(hypervisor)
             # What is there now stays: looking through it for garbage again and again would hold the loop for 20 ms.

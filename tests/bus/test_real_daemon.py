@@ -470,6 +470,7 @@ async def test_a_signal_ends_it_cleanly(here: Place, short: Path, number: signal
 async def test_the_end_of_the_bus_is_its_end(bus: Bus, here: Place, short: Path) -> None:
     async with daemon(here, short) as started:
         await started.ready()
+        here.write()  # that files have changed is noticed while everything ends
         bus.kill()
         assert await started.ended() == 1
         assert "The connection to the system message bus was lost." in started.log
