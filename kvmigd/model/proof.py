@@ -43,9 +43,9 @@ class PortProof(Proof, frozen=True, kw_only=True):
 class StorageProof(Proof, frozen=True, kw_only=True):
     """Whether a folder is the same on both hosts: a nonce written by one was read by the other.
 
-    Problems: different (the other host has another folder there: the nonce did not arrive), missing (there is no such folder on the
-    peer), denied (QEMU's user may not look there on the peer), hangs (storage that does not answer), unwritable (QEMU's user cannot
-    write here, so nothing is proved), failed.
+    Problems: different (the other host has another folder there: the nonce did not arrive), missing (there is no such
+    folder on the peer), denied (QEMU's user may not look there on the peer), hangs (storage that does not answer),
+    unwritable (QEMU's user cannot write here, so nothing is proved), failed.
     """
 
     folder: str
@@ -63,7 +63,8 @@ class StorageProof(Proof, frozen=True, kw_only=True):
 class FrameProof(Proof, frozen=True, kw_only=True):
     """Whether a frame sent from a bridge here arrived at the bridge of the same name on the peer.
 
-    Problems: lost (none arrived), too-large (small ones arrive, one as large as the guest's MTU does not), no-bridge, failed.
+    Problems: lost (none arrived), too-large (small ones arrive, one as large as the guest's MTU does not), no-bridge,
+    failed.
     """
 
     bridge: str
