@@ -182,16 +182,16 @@ class PeerServer:
     def _application(self) -> web.Application:
         app = web.Application(client_max_size=wire.BODY_LIMIT, middlewares=[self._border])
         app.router.add_get("/version", self._answering(self._version))
-        app.router.add_get("/v2/watch", self._watch)
+        app.router.add_get("/v3/watch", self._watch)
         post = app.router.add_post
-        post("/v2/examine", self._answering(self._examine))
-        post("/v2/admission", self._answering(self._admit))
-        post("/v2/admission/{job}/renew", self._answering(self._renew))
-        app.router.add_delete("/v2/admission/{job}", self._answering(self._release))
-        post("/v2/proof", self._answering(self._prove))
-        post("/v2/proof/{token}/close", self._answering(self._close_proof))
-        post("/v2/whereabouts", self._answering(self._whereabouts))
-        post("/v2/settle", self._answering(self._settle))
+        post("/v3/examine", self._answering(self._examine))
+        post("/v3/admission", self._answering(self._admit))
+        post("/v3/admission/{job}/renew", self._answering(self._renew))
+        app.router.add_delete("/v3/admission/{job}", self._answering(self._release))
+        post("/v3/proof", self._answering(self._prove))
+        post("/v3/proof/{token}/close", self._answering(self._close_proof))
+        post("/v3/whereabouts", self._answering(self._whereabouts))
+        post("/v3/settle", self._answering(self._settle))
         return app
 
     def _answering(self, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

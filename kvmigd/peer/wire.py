@@ -13,7 +13,7 @@ from kvmigd.model.finding import Finding
 from kvmigd.model.guest import Guest, Whereabouts
 from kvmigd.model.job import Progress
 
-PROTOCOLS: tuple[int, ...] = (2,)
+PROTOCOLS: tuple[int, ...] = (3,)
 """Protocol versions that this kvmigd speaks; two daemons use the highest that both do."""
 
 BODY_LIMIT = 1 << 20

@@ -134,13 +134,13 @@ def test_the_right_ca_but_another_hosts_name(a: Host, b: Host) -> None:
 
 def test_another_protocol_version(a: Host, b: Host) -> None:
     wire = "/usr/lib/kvmigd/site/kvmigd/peer/wire.py"
-    changed = b.read(wire).replace("PROTOCOLS: tuple[int, ...] = (2,)", "PROTOCOLS: tuple[int, ...] = (7,)")
+    changed = b.read(wire).replace("PROTOCOLS: tuple[int, ...] = (3,)", "PROTOCOLS: tuple[int, ...] = (7,)")
     assert "(7,)" in changed
     with faults.file_changed(b, wire, changed):
         b.sh(RESTART_WITHOUT_CACHE)
         wait_until("it is noticed", lambda: daemon.peer_state(a, "hostb") == "incompatible")
         assert "protocol 7" in problem(a, "hostb")
-        assert "protocol 2" in problem(a, "hostb")
+        assert "protocol 3" in problem(a, "hostb")
         with pytest.raises(daemon.CallFailed, match="protocol 7"):
             daemon.check(a, "any", "hostb")
     b.sh(RESTART_WITHOUT_CACHE)
@@ -164,5 +164,5 @@ if sys.argv[1] == "yes":
     context.load_cert_chain("/etc/pki/libvirt/clientcert.pem", "/etc/pki/libvirt/private/clientkey.pem")
 print(urllib.request.urlopen("https://hostb:16515/version", context=context, timeout=5).read().decode())
 """
-    assert '"protocols":[2]' in a.run("python3", "-I", "-c", script, "yes").stdout
+    assert '"protocols":[3]' in a.run("python3", "-I", "-c", script, "yes").stdout
     assert a.run("python3", "-I", "-c", script, "no", check=False).returncode != 0

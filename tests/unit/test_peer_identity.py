@@ -205,7 +205,7 @@ async def test_other_protocol(tmp_path: Path) -> None:
         async with lab.link_to(server.port, pki, protocols=(1, 7, 8, 9)) as link:
             await link.version()
             assert link.view.protocol == 8
-            with pytest.raises(PeerFailed):  # this double has paths for protocol 2 only
+            with pytest.raises(PeerFailed):  # this double has paths for protocol 3 only
                 await link.whereabouts(lab.GUEST.uuid)
 
 
