@@ -6,9 +6,7 @@ a peer will make. The `cryptography` package would cost the daemon 8 MiB of memo
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import re
 import ssl
 import stat
@@ -21,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 from kvmigd.config import Pki
 from kvmigd.errors import CertificateInvalid
+from kvmigd.host.qemuuser import QEMU_CONF, QemuUser
 from kvmigd.model.host import CertificateFact
 
 Role = Literal["server", "client"]
@@ -118,10 +117,10 @@ def context(pair: Pair) -> ssl.SSLContext:
     made.verify_mode = ssl.CERT_REQUIRED
     try:
         made.load_verify_locations(pair.ca)
-        revoked = pair.ca.with_name("cacrl.pem")  # libvirt's place for it
-        if revoked.exists():
-            made.load_verify_locations(revoked)
-            made.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+        for revoked in (pair.ca.with_name("cacrl.pem"), pair.ca.with_name("ca-crl.pem")):  # libvirt's place, QEMU's
+            if revoked.exists():
+                made.load_verify_locations(revoked)
+                made.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     except ssl.SSLError as error:
         raise CertificateInvalid(f"CA certificate {pair.ca} cannot be decoded.") from error
     try:
@@ -197,9 +196,7 @@ def pairs(pki: Pki) -> Iterator[tuple[str, Pair]]:
         yield f"migration stream, {role}", Pair(role, certificate, key, pki.qemu / "ca-cert.pem")
 
 
-def certificate_facts(
-    pki: Pki, *, name: str = "", qemu_conf: Path = Path("/etc/libvirt/qemu.conf")
-) -> tuple[CertificateFact, ...]:
+def certificate_facts(pki: Pki, *, name: str = "", qemu_conf: Path = QEMU_CONF) -> tuple[CertificateFact, ...]:
     """Judge every certificate and key file; with `name`, also whether the certificates are for that host.
 
     Blocks for some 30 ms (files and handshakes): call it in a thread.
@@ -285,43 +282,3 @@ def _judge_key(pair: Pair, purpose: str, user: QemuUser | None) -> CertificateFa
     if pair.certificate.exists() and pair.ca.exists():
         checks.append(lambda: context(pair))
     return CertificateFact(path=str(pair.key), purpose=purpose, problem=_problem(*checks))
-
-
-class QemuUser(NamedTuple):
-    """The user as whom libvirt runs QEMU, which reads its certificates and keys itself."""
-
-    name: str
-    uid: int
-    groups: frozenset[int]
-
-    @classmethod
-    def find(cls, qemu_conf: Path) -> QemuUser | None:
-        """From qemu.conf, else the distribution's usual one; None if neither exists."""
-        names = ["libvirt-qemu", "qemu"]
-        with suppress(OSError, UnicodeDecodeError):
-            set_there = re.search(r'^\s*user\s*=\s*"\+?([^"]+)"', qemu_conf.read_text("utf-8"), re.MULTILINE)
-            if set_there:
-                names = [set_there[1]]
-        for name in names:
-            with suppress(KeyError):
-                entry = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
-                return cls(entry.pw_name, entry.pw_uid, frozenset(os.getgrouplist(entry.pw_name, entry.pw_gid)))
-        return None
-
-    def can_read(self, path: Path) -> None:
-        """Raises CertificateInvalid if the user cannot get at the file."""
-        if self.uid == 0:
-            return
-        for place in (*reversed(path.parents), path):
-            status = place.stat()
-            need = stat.S_IROTH if place == path else stat.S_IXOTH
-            if status.st_uid == self.uid:
-                need <<= 6
-            elif status.st_gid in self.groups:
-                need <<= 3
-            if not status.st_mode & need:
-                group = next((g.gr_name for g in map(grp.getgrgid, sorted(self.groups)) if g.gr_name), self.name)
-                raise CertificateInvalid(
-                    f"{place} is not readable for user {self.name}, as whom QEMU runs.",
-                    hint=f"chgrp {group} {place} && chmod g+r {place}",
-                )
