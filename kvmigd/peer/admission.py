@@ -254,10 +254,15 @@ class AdmissionDesk:
         if lease.uuid != uuid:
             raise InvalidArguments(f"Job {job} was admitted for guest {lease.guest!r}, which has another UUID.")
 
-    def proof_port(self, job: str | None, *, peer: str) -> int:
-        """The port to be proved: the one of the admitted job, else the one that would be given next."""
+    def proof_port(self, job: str | None, *, peer: str, purpose: str = "stream") -> int:
+        """The port to be proved: the one of the admitted job, else the one that would be given next.
+
+        NBD (`disks`) listens on another one of the same range. A port where a proof listens now is not free.
+        """
         if job is not None:
-            return self.lease(job, peer=peer).port
+            lease = self.lease(job, peer=peer)
+            if purpose == "stream":
+                return lease.port
         port = next(iter(self.free_ports()), None)
         if port is None:
             raise AdmissionBusy(

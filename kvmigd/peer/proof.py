@@ -12,7 +12,8 @@ import errno
 import secrets
 import socket
 import struct
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, Self
 
@@ -20,8 +21,10 @@ from kvmigd.errors import AdmissionBusy, NotAuthorised, PeerFailed
 from kvmigd.peer.wire import ProofEnd, ProofOffer
 
 PROOF_SECONDS = 5.0
-PROOF_LIMIT = 8
+PROOF_LIMIT = 16
 """So many proofs may listen at once; beyond that the answer is busy."""
+PEER_LIMIT = 4
+"""So many of them may be one peer's."""
 CONNECT_SECONDS = 3.0
 
 Reason = Literal["timeout", "refused", "no-route", "wrong-nonce"]
@@ -41,12 +44,16 @@ class ProofFailed(Exception):
 class Proof:
     """The listening half: one listener, one connection, a few seconds.
 
-    `async with` listens; leaving it, the port can be bound again at once.
+    `async with` listens; leaving it, the port can be bound again at once. Where `port` is a function, it is called in
+    the very moment before the port is taken, so that two proofs never choose the same.
     """
 
-    def __init__(self, address: str, port: int, *, peer: str = "", seconds: float = PROOF_SECONDS) -> None:
+    def __init__(
+        self, address: str, port: int | Callable[[], int], *, peer: str = "", seconds: float = PROOF_SECONDS
+    ) -> None:
         self.address = address
-        self.port = port
+        self.port = 0 if callable(port) else port
+        self._choose = port if callable(port) else None
         self.peer = peer
         self.seconds = seconds
         self.token = secrets.token_hex(16)
@@ -64,13 +71,21 @@ class Proof:
         self.close()
 
     async def listen(self) -> None:
-        """Take the port; raises PeerFailed if somebody else has it."""
-        where = f"{self.address} port {self.port}"
+        """Take the port; raises PeerFailed if somebody else has it, and what the choice of a port raises."""
         try:
             found = await asyncio.get_running_loop().getaddrinfo(
                 self.address, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
             family, kind, protocol, _, target = found[0]
+        except OSError as error:
+            raise PeerFailed(f"Cannot listen on {self.address}: {error.strerror}.") from error
+        if self._choose is not None:
+            self.port = self._choose()
+        self._listen(family, kind, protocol, (target[0], self.port, *target[2:]))
+
+    def _listen(self, family: int, kind: int, protocol: int, target: tuple[str | int, ...]) -> None:
+        where = f"{self.address} port {self.port}"
+        try:
             listener = socket.socket(family, kind, protocol)
         except OSError as error:
             raise PeerFailed(f"Cannot listen on {where}: {error.strerror}.") from error
@@ -100,8 +115,17 @@ class Proof:
                 with connection:
                     self.connected_from = str(origin[0])
                     await loop.sock_sendall(connection, self.nonce.encode())
-                    while await loop.sock_recv(connection, 64):
-                        pass
+                    await self._hear(connection)
+
+    async def _hear(self, connection: socket.socket) -> None:
+        """What follows the nonce: nothing, until the other side closes."""
+        while await asyncio.get_running_loop().sock_recv(connection, 64):
+            await asyncio.sleep(0)  # what is there already is received without a pause
+
+    @property
+    def end(self) -> ProofEnd:
+        """What is told of it when it is over."""
+        return ProofEnd(connected_from=self.connected_from)
 
     def close(self) -> None:
         """Give the port back; harmless if that has happened."""
@@ -121,14 +145,31 @@ class ProofDesk:
     def __len__(self) -> int:
         return len(self._open)
 
-    async def offer(self, address: str, port: int, *, peer: str, seconds: float = PROOF_SECONDS) -> ProofOffer:
+    async def offer(
+        self, address: str, port: int | Callable[[], int], *, peer: str, seconds: float = PROOF_SECONDS
+    ) -> ProofOffer:
         """Start to listen; ends by itself."""
-        if len(self._open) >= PROOF_LIMIT:
-            raise AdmissionBusy(f"{PROOF_LIMIT} ports are being proved here at this moment.", retry_after=1.0)
-        proof = Proof(address, port, peer=peer, seconds=seconds)
+        return await self.take(Proof(address, port, peer=peer, seconds=seconds))
+
+    async def take(self, proof: Proof) -> ProofOffer:
+        """Have a proof listen; it ends by itself. Raises AdmissionBusy."""
+        self._check_room(proof.peer)
         await proof.listen()
-        self._open[proof.token] = proof, self._group.create_task(self._serve(proof), name=f"proof-{port}")
-        return ProofOffer(token=proof.token, address=address, port=proof.port, nonce=proof.nonce, seconds=seconds)
+        try:
+            self._check_room(proof.peer)  # others may have come while the address was looked up
+        except AdmissionBusy:
+            proof.close()
+            raise
+        self._open[proof.token] = proof, self._group.create_task(self._serve(proof), name=f"proof-{proof.port}")
+        return ProofOffer(
+            token=proof.token, address=proof.address, port=proof.port, nonce=proof.nonce, seconds=proof.seconds
+        )
+
+    def _check_room(self, peer: str) -> None:
+        owners = Counter(proof.peer for proof, _ in self._open.values())
+        if owners.total() >= PROOF_LIMIT or owners[peer] >= PEER_LIMIT:
+            count = min(owners.total(), PROOF_LIMIT)
+            raise AdmissionBusy(f"{count} ports are being proved here at this moment.", retry_after=1.0)
 
     async def _serve(self, proof: Proof) -> None:
         try:
@@ -162,10 +203,11 @@ class ProofDesk:
             raise NotAuthorised(f"This proof was not asked for by {peer}.")
         if task is not None:
             await self._stop(proof, task)
-        return ProofEnd(connected_from=proof.connected_from)
+        return proof.end
 
 
-def _failure(error: OSError, where: str) -> ProofFailed:
+def failure(error: OSError, where: str) -> ProofFailed:
+    """What an operating system error of a connection says of the port."""
     if isinstance(error, ConnectionRefusedError):
         return ProofFailed("refused", f"{where} refuses the connection.")
     if isinstance(error, ConnectionResetError):
@@ -202,6 +244,6 @@ async def connect_and_read(address: str, port: int, nonce: str, *, timeout: floa
     except asyncio.IncompleteReadError:
         raise ProofFailed("wrong-nonce", f"{where} is answered by something that is not kvmigd.") from None
     except OSError as error:
-        raise _failure(error, where) from error
+        raise failure(error, where) from error
     if not secrets.compare_digest(heard, nonce.encode()):
         raise ProofFailed("wrong-nonce", f"{where} is answered by something else than the peer's kvmigd.")

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from kvmigd.config import Migration
 from kvmigd.errors import AdmissionBusy, NotAuthorised, PeerFailed
-from kvmigd.peer.proof import PROOF_LIMIT, Proof, ProofDesk, ProofFailed, connect_and_read
-from tests.unit.peer_lab import asynchronous
+from kvmigd.peer.admission import AdmissionDesk
+from kvmigd.peer.proof import PEER_LIMIT, PROOF_LIMIT, Proof, ProofDesk, ProofFailed, connect_and_read
+from tests.unit.peer_lab import PORTS, asynchronous
 
 HERE = "127.0.0.1"
 
@@ -96,12 +98,37 @@ async def test_ends_are_told_again_and_only_to_their_peer() -> None:
 async def test_bounded_in_number() -> None:
     async with asyncio.TaskGroup() as group:
         desk = ProofDesk(group)
-        for _ in range(PROOF_LIMIT):
-            await desk.offer(HERE, 0, peer="hosta")
+        for number in range(PROOF_LIMIT):
+            await desk.offer(HERE, 0, peer=f"host{number // PEER_LIMIT}")
         with pytest.raises(AdmissionBusy):
-            await desk.offer(HERE, 0, peer="hosta")
+            await desk.offer(HERE, 0, peer="hostz")
         await desk.close()
         assert len(desk) == 0
+        await desk.close()
+
+
+@asynchronous
+async def test_one_peer_does_not_get_them_all() -> None:
+    async with asyncio.TaskGroup() as group:
+        desk = ProofDesk(group)
+        at_once = [desk.offer(HERE, 0, peer="hosta") for _ in range(PEER_LIMIT + 2)]
+        offers = await asyncio.gather(*at_once, return_exceptions=True)
+        assert sum(isinstance(offer, AdmissionBusy) for offer in offers) == 2
+        await desk.offer(HERE, 0, peer="hostb")
+        await desk.close()
+
+
+@asynchronous
+async def test_the_port_is_chosen_when_it_is_taken() -> None:
+    """Two that ask at once do not get the same."""
+    low, high = PORTS
+    admission = AdmissionDesk(Migration(port_min=low, port_max=high))
+    async with asyncio.TaskGroup() as group:
+        desk = ProofDesk(group)
+        first, second = await asyncio.gather(
+            *(desk.offer(HERE, lambda: admission.proof_port(None, peer="hosta"), peer="hosta") for _ in range(2))
+        )
+        assert {first.port, second.port} == {high, high - 1}
         await desk.close()
 
 
