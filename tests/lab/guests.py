@@ -47,6 +47,10 @@ class Guest:
     """More devices, as XML."""
     metadata: str = ""
     """What is inside <metadata>, as XML."""
+    folder: str = FOLDER
+    """Where its disk lies, on every host."""
+    edits: tuple[tuple[str, str], ...] = ()
+    """What is replaced in its definition, and what comes in its place, for all that has no name of its own here."""
     uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
 
     @property
@@ -62,7 +66,7 @@ class Guest:
     @property
     def disk(self) -> str:
         """Its disk, on every host."""
-        return f"{FOLDER}/{self.name}.{self.format}"
+        return f"{self.folder}/{self.name}.{self.format}"
 
     @property
     def console_file(self) -> str:
@@ -76,7 +80,7 @@ class Guest:
             arguments = f"console=ttyS0 quiet panic=-1 address={self.address}/24"
             files = f"<kernel>{MOUNTPOINT}/boot/vmlinuz</kernel><initrd>{MOUNTPOINT}/boot/initrd.gz</initrd>"
             boot = f"{files}<cmdline>{arguments}</cmdline>"
-        return f"""\
+        xml = f"""\
 <domain type='qemu'>
   <name>{self.name}</name>
   <uuid>{self.uuid}</uuid>
@@ -105,6 +109,11 @@ class Guest:
   </devices>
 </domain>
 """
+        for old, new in self.edits:
+            if old not in xml:
+                raise LabError(f"There is no {old!r} in the definition of guest {self.name}.")
+            xml = xml.replace(old, new)
+        return xml
 
 
 def linux(name: str, *, number: int = 1, memory: int = 128) -> Guest:

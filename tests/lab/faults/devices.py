@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tests.lab.command import LabError
 from tests.lab.faults.fault import undo
+from tests.lab.faults.settings import restart_libvirt
 from tests.lab.host import Host, wait_until
 from tests.lab.network import BRIDGE, Network
 
@@ -96,6 +98,39 @@ def bridge_added(host: Host, bridge: str) -> Iterator[None]:
         yield
     finally:
         undo(host, "ip", "link", "del", bridge)
+
+
+@contextmanager
+def mtu_changed(host: Host, link: str, mtu: int) -> Iterator[None]:
+    """Change the MTU of a link."""
+    before = host.read(f"/sys/class/net/{link}/mtu").strip()
+    host.run("ip", "link", "set", link, "mtu", str(mtu))
+    try:
+        yield
+    finally:
+        undo(host, "ip", "link", "set", link, "mtu", before)
+
+
+@contextmanager
+def machine_missing(host: Host, machine: str, instead: str) -> Iterator[None]:
+    """Have QEMU call a machine type otherwise (a name of the same length), as an older QEMU that has none of that name.
+
+    Restarts libvirtd twice.
+    """
+    if len(machine) != len(instead):
+        raise LabError(f"{machine} and {instead} have different lengths, and the program is changed in place.")
+    qemu = "/usr/bin/qemu-system-x86_64"
+    # beside the real one, where QEMU finds its modules and its firmware
+    other = f"{qemu}.other"
+    host.sh('sed "s/$1-machine/$2-machine/" "$3" > "$4"; chmod 755 "$4"', machine, instead, qemu, other)
+    host.run("mount", "--bind", other, qemu)
+    try:
+        restart_libvirt(host)
+        yield
+    finally:
+        if host.is_on:
+            host.run("umount", "--lazy", qemu, check=False)
+            restart_libvirt(host)
 
 
 _WRAPPER = """\

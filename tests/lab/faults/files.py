@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.lab.command import LabError
-from tests.lab.faults.fault import fault
+from tests.lab.faults.fault import fault, undo
 from tests.lab.host import Host
 
 
@@ -46,3 +46,24 @@ def package_version(host: Host, package: str, version: str) -> Iterator[None]:
         raise LabError(f"dpkg on {host.name} knows {count} packages called {package}.")
     with file_changed(host, status, text):
         yield
+
+
+@contextmanager
+def mode_changed(host: Host, path: str, mode: str) -> Iterator[None]:
+    """Change who may do what with a file or folder (`0700`)."""
+    before = host.sh('stat --format %a "$1"', path)
+    host.run("chmod", mode, path)
+    try:
+        yield
+    finally:
+        undo(host, "chmod", before, path)
+
+
+@contextmanager
+def moved_away(host: Host, path: str) -> Iterator[None]:
+    """Give a file or folder of a host another name; it is back at the end."""
+    host.run("mv", path, f"{path}.away")
+    try:
+        yield
+    finally:
+        undo(host, "mv", f"{path}.away", path)

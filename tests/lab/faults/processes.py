@@ -89,3 +89,29 @@ def power_cut(host: Host) -> Iterator[None]:
     finally:
         host.boot()
         host.wait_up()
+
+
+_SQUATTERS = """\
+import socket, sys
+taken = []
+for port in range(int(sys.argv[1]), int(sys.argv[2]) + 1):
+    taken.append(socket.socket(socket.AF_INET6))
+    taken[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    taken[-1].bind(("::", port))
+    taken[-1].listen()
+print("taken", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def ports_taken(host: Host, first: int, last: int) -> Iterator[None]:
+    """Have another program listen on a range of a host's TCP ports."""
+    program = host.spawn("python3", "-I", "-c", _SQUATTERS, str(first), str(last))
+    try:
+        if program.stdout is None or program.stdout.readline() != "taken\n":
+            raise LabError(f"The ports {first} to {last} of {host.name} cannot be taken.")
+        yield
+    finally:
+        program.kill()
+        program.communicate()

@@ -73,3 +73,24 @@ def throttle(host: Host, network_: Network, mbit: float, *, direction: Direction
         if direction is not Direction.OUT:
             holder.run_inside(host.places, "tc", "qdisc", "del", "dev", link, "root", check=False)
         undo(host, "tc", "qdisc", "del", "dev", network_.link, "root")
+
+
+def large_frames_lost(host: Host, network_: Network, *, above: int = 1400) -> AbstractContextManager[None]:
+    """Lose what is longer than so many bytes on its way to a host, as a switch with too small an MTU does, silently."""
+    # the length that the kernel sees, of several segments put together, which a wire would carry one by one
+    return drop_one_way(host, network_, Direction.IN, match=f"meta length > {above}")
+
+
+@contextmanager
+def plugged_elsewhere(host: Host, network_: Network = Network.GUESTS) -> Iterator[None]:
+    """Plug the host's cable into a switch of its own: its link has a carrier, and nobody else is there."""
+    link = network.outer(host.name, network_)
+    switch = f"lab-{network_}-x"
+    make = 'ip link add "$1" type bridge forward_delay 0 stp_state 0 mcast_snooping 0; ip link set "$1" up'
+    holder.run_inside(host.places, "sh", "-ec", make, "sh", switch)
+    holder.run_inside(host.places, "ip", "link", "set", link, "master", switch)
+    try:
+        yield
+    finally:
+        holder.run_inside(host.places, "ip", "link", "set", link, "master", network_.bridge, check=False)
+        holder.run_inside(host.places, "ip", "link", "del", switch, check=False)
