@@ -1,0 +1,61 @@
+"""What a peer has open here for a few seconds, known by a token."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Generic, NamedTuple, TypeVar
+
+from kvmigd.errors import AdmissionBusy, NoLease, NotAuthorised
+
+SESSION_SECONDS = 5.0
+SESSIONS_A_PEER = 4
+
+Held = TypeVar("Held")
+
+
+class _Session(NamedTuple, Generic[Held]):
+    peer: str
+    held: Held
+    timer: asyncio.TimerHandle
+
+
+class Sessions(Generic[Held]):
+    """Things that peers come back to. Each is dropped when its time has passed, whether or not anybody came."""
+
+    def __init__(self, what: str, *, seconds: float = SESSION_SECONDS) -> None:
+        self._what = what
+        self._seconds = seconds
+        self._open: dict[str, _Session[Held]] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def open(self, held: Held, *, peer: str) -> str:
+        """Keep something; returns its token. Raises AdmissionBusy."""
+        if sum(session.peer == peer for session in self._open.values()) >= SESSIONS_A_PEER:
+            raise AdmissionBusy(f"{peer} has {SESSIONS_A_PEER} {self._what} open here.", retry_after=1.0)
+        token = secrets.token_hex(16)
+        timer = asyncio.get_running_loop().call_later(self._seconds, self._open.pop, token, None)
+        self._open[token] = _Session(peer, held, timer)
+        return token
+
+    def get(self, token: str, *, peer: str) -> Held:
+        """What the token stands for. Raises NoLease when its time has passed, NotAuthorised if it is another peer's."""
+        session = self._open.get(token)
+        if session is None:
+            raise NoLease(f"There is no such proof open here; it ends by itself after {self._seconds:g} s.")
+        if session.peer != peer:
+            raise NotAuthorised(f"This proof was not asked for by {peer}.")
+        return session.held
+
+    def end(self, token: str) -> None:
+        """Drop it; harmless if that has happened."""
+        session = self._open.pop(token, None)
+        if session is not None:
+            session.timer.cancel()
+
+    def close(self) -> None:
+        """Drop everything."""
+        for token in tuple(self._open):
+            self.end(token)
