@@ -66,8 +66,9 @@ install:
 	  sed -e 's|@PYTHON@|$(HOST_PYTHON)|; s|@LIB@|$(LIB)|' -e "s|@MODULE@|kvmigd.$${name#*:}|" data/launcher.py \
 	    > $(DESTDIR)$(LIB)/bin/$${name%:*}; chmod 755 $(DESTDIR)$(LIB)/bin/$${name%:*}; done
 	ln -sf $(LIB)/bin/kvmigctl $(TARGET)/bin/kvmigctl
-	for unit in kvmigd kvmigd-evacuate; do \
-	  sed 's|@PREFIX@|$(PREFIX)|g' data/systemd/$$unit.service > $(TARGET)/lib/systemd/system/$$unit.service; done
+	for unit in kvmigd.service kvmigd-evacuate.service kvmigd-storage.socket kvmigd-storage@.service; do \
+	  sed 's|@PREFIX@|$(PREFIX)|g; s|@PYTHON@|$(HOST_PYTHON)|g' data/systemd/$$unit \
+	    > $(TARGET)/lib/systemd/system/$$unit; done
 	install -m 644 data/dbus/org.kvmigd1.conf $(TARGET)/share/dbus-1/system.d/
 	install -m 644 data/dbus/org.kvmigd1.service $(TARGET)/share/dbus-1/system-services/
 	install -m 644 data/dbus/org.kvmigd1.*.xml $(TARGET)/share/dbus-1/interfaces/
@@ -77,8 +78,8 @@ install:
 
 uninstall:
 	rm -rf $(DESTDIR)$(LIB)
-	rm -f $(TARGET)/bin/kvmigctl $(TARGET)/lib/systemd/system/kvmigd.service
-	rm -f $(TARGET)/lib/systemd/system/kvmigd-evacuate.service $(TARGET)/share/dbus-1/*/org.kvmigd1*
+	rm -f $(TARGET)/bin/kvmigctl $(TARGET)/share/dbus-1/*/org.kvmigd1*
+	rm -f $(addprefix $(TARGET)/lib/systemd/system/kvmigd,.service -evacuate.service -storage.socket -storage@.service)
 	rm -f $(TARGET)/share/polkit-1/actions/org.kvmigd1.policy
 	rm -f $(TARGET)/share/man/man1/kvmigctl.1 $(TARGET)/share/man/man8/kvmigd.8
 
