@@ -10,14 +10,13 @@ import asyncio
 import contextlib
 import secrets
 import socket
-import struct
 import time
 from collections.abc import Callable
 
 import msgspec
 
 from kvmigd.errors import AdmissionBusy
-from kvmigd.peer.proof import CONNECT_SECONDS, PROOF_SECONDS, Proof, ProofFailed, failure
+from kvmigd.peer.proof import CONNECT_SECONDS, PROOF_SECONDS, RESET_ON_CLOSE, Proof, ProofFailed, failure
 from kvmigd.peer.wire import ProofEnd
 
 BURST_SECONDS = 0.15
@@ -27,8 +26,6 @@ REPEAT_SECONDS = 600.0
 """A burst to or from the same peer is not repeated sooner: it takes bandwidth from guests."""
 FAILED_SECONDS = 10.0
 """The same after one that told nothing."""
-
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Burst(Proof):
@@ -86,6 +83,8 @@ async def send(address: str, port: int, nonce: str, *, timeout: float = CONNECT_
     try:
         async with asyncio.timeout(timeout):
             reader, writer = await asyncio.open_connection(address, port)
+            # When it is closed, what has not left by then shall not leave any more.
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             try:
                 heard = await reader.readexactly(len(nonce))
                 if not secrets.compare_digest(heard, nonce.encode()):
@@ -93,8 +92,6 @@ async def send(address: str, port: int, nonce: str, *, timeout: float = CONNECT_
                 with contextlib.suppress(ConnectionError):  # that is how the receiver says that it has enough
                     await _pour(reader, writer)
             finally:
-                # What has not left by now shall not leave any more.
-                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
                 writer.transport.abort()
     except TimeoutError:
         raise ProofFailed("timeout", f"{where} does not take a burst within {timeout:g} s.") from None

@@ -29,7 +29,8 @@ CONNECT_SECONDS = 3.0
 
 Reason = Literal["timeout", "refused", "no-route", "wrong-nonce"]
 
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""For SO_LINGER: closing sends a reset, and nothing stays behind."""
 
 
 class ProofFailed(Exception):
@@ -96,7 +97,7 @@ class Proof:
             listener.bind(target)
             # Inherited by the accepted connection: whoever closes first keeps the port busy in TIME_WAIT, a reset
             # leaves nothing. `serve` still waits for the other side to close, because a reset can overtake the nonce.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             listener.listen(1)
         except OSError as error:
             listener.close()
