@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import socket
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -69,6 +70,10 @@ class Evacuation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """systemd forces a reboot 30 minutes after it was asked for; libvirt-guests gets the rest."""
 
 
+Judgement = Literal["block", "warn", "ignore"]
+"""What the owner makes of a check's findings."""
+
+
 class Peer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A configured peer. `name` must be in its certificate; `address` is where it is reached, else its name."""
 
@@ -98,6 +103,7 @@ class File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     pki: Pki = Pki()
     migration: Migration = Migration()
     evacuation: Evacuation = Evacuation()
+    checks: dict[str, dict[str, Judgement]] = {}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +117,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     pki: Pki = Pki()
     migration: Migration = Migration()
     evacuation: Evacuation = Evacuation()
+    checks: dict[str, Judgement] = {}
+    """Severities of checks that are not the catalogue's own, by the check's id."""
     peers: dict[str, Peer] = {}
 
 
@@ -204,8 +212,13 @@ def _convert(kind: type, value: Any) -> Any:
     return Path(value)
 
 
-def _check(file: File, text: _Text) -> None:
+def _check(file: File, text: _Text, settable: Collection[str] | None) -> None:
     """What one key alone does not tell."""
+    for subject, things in file.checks.items():
+        for thing in things:
+            if settable is not None and f"{subject}.{thing}" not in settable:
+                what = f"there is no check {subject}.{thing} whose severity can be set; `kvmigctl explain` lists them"
+                raise text.error(what, "checks", subject, thing)
     if file.log_level not in _LEVELS:
         raise text.error(f"log_level is {file.log_level!r}; expected one of {', '.join(_LEVELS)}", "log_level")
     migration = file.migration
@@ -221,8 +234,10 @@ def files(directory: Path) -> tuple[Path, ...]:
     return directory / "kvmigd.toml", directory / "peers.d"
 
 
-def load(directory: Path = Path("/etc/kvmigd")) -> Config:
+def load(directory: Path = Path("/etc/kvmigd"), *, settable: Collection[str] | None = None) -> Config:
     """Read the configuration; a missing kvmigd.toml means defaults.
+
+    `settable` are the ids of checks whose severity may be set; None where nobody knows them.
 
     Raises ConfigurationInvalid, which names file, line and column, and changes nothing.
     """
@@ -231,7 +246,7 @@ def load(directory: Path = Path("/etc/kvmigd")) -> Config:
     file = File()
     if text is not None:
         file = _parse(text, File)
-        _check(file, text)
+        _check(file, text, settable)
     name = file.name or socket.gethostname().split(".")[0]
     return Config(
         name=name,
@@ -242,6 +257,7 @@ def load(directory: Path = Path("/etc/kvmigd")) -> Config:
         pki=file.pki,
         migration=file.migration,
         evacuation=file.evacuation,
+        checks={f"{subject}.{thing}": how for subject, things in file.checks.items() for thing, how in things.items()},
         peers=_peers(peers, name),
     )
 

@@ -23,6 +23,7 @@ from systemd import daemon as systemd
 from kvmigd import __version__, config
 from kvmigd.bus.connection import Connection
 from kvmigd.bus.face import BusFace
+from kvmigd.checks.catalogue import SETTABLE
 from kvmigd.config import Config
 from kvmigd.errors import KvmigdError
 from kvmigd.host.files import Files
@@ -142,7 +143,7 @@ class Daemon:
 
     async def _reload(self, host: Host, server: PeerServer, peers: Peers) -> None:
         """Take the configuration that the files say now; one that is wrong changes nothing and is raised."""
-        settings = await asyncio.to_thread(config.load, self._config.directory)
+        settings = await asyncio.to_thread(config.load, self._config.directory, settable=SETTABLE)
         if settings.hypervisor != self._config.hypervisor or settings.name != self._config.name:
             log.warning("restart needed", reason="name and hypervisor are only read at the start")
             settings = msgspec.structs.replace(settings, name=self._config.name, hypervisor=self._config.hypervisor)
@@ -202,7 +203,7 @@ def start(directory: Path, state: Path, *, hypervisor: Callable[[Config], Hyperv
     """Run the daemon and return its exit status."""
     logging.set_up("info")
     try:
-        settings = config.load(directory)
+        settings = config.load(directory, settable=SETTABLE)
     except KvmigdError as error:
         log.error("configuration invalid", error=str(error))
         systemd.notify(f"STATUS={error}")

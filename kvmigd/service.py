@@ -13,15 +13,15 @@ from kvmigd.evacuate.evacuation import Evacuation
 from kvmigd.evacuate.placement import candidates, why_none
 from kvmigd.host.local import Host
 from kvmigd.jobs import Job, Jobs
-from kvmigd.migrate.check import check
 from kvmigd.migrate.mover import Mover
-from kvmigd.model.finding import Verdict, verdict_of
+from kvmigd.model.finding import Verdict
 from kvmigd.model.guest import Guest
 from kvmigd.model.job import CheckOptions, EvacuateOptions, JobKind, MigrateOptions
 from kvmigd.model.peer import PeerView
 from kvmigd.operations import CheckResult
 from kvmigd.peer.link import PeerLink
 from kvmigd.peer.peers import Peers
+from kvmigd.readiness.check import check
 from kvmigd.store import Store
 
 log = structlog.get_logger(__name__)
@@ -92,8 +92,8 @@ class Service:
         return min(results, key=lambda result: _BEST_FIRST.index(result.verdict))
 
     async def _check_one(self, guest: Guest, link: PeerLink, options: CheckOptions) -> CheckResult:
-        checked = await check(self._host, link, guest, prove=options.prove)
-        return CheckResult(peer=link.name, verdict=verdict_of(checked.findings), findings=checked.findings)
+        checked = await check(self._host, link, guest, options)
+        return CheckResult(peer=link.name, verdict=checked.verdict, findings=checked.findings)
 
     async def migrate(self, guest: str, destination: str, options: MigrateOptions) -> Job:
         """Start a migration. Raises NoSuchGuest, NoSuchPeer, SameHost, GuestNotRunning, GuestBusy, PeerUnreachable."""

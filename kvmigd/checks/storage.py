@@ -4,21 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kvmigd.checks.case import Case, blocks
-from kvmigd.model.finding import Finding
+from kvmigd.checks.check import Check, Way
+from kvmigd.checks.rule import Scope, rule
+from kvmigd.checks.view import Case, Local
+from kvmigd.model.finding import Finding, Severity
 from kvmigd.model.guest import Disk
 from kvmigd.model.mounts import MountFact
 
+PATH = Check(
+    id="storage.path",
+    severity=Severity.BLOCK,
+    title="Every file that the guest needs is there on the destination, at the same path.",
+    why="QEMU on the destination opens disks, backing files, media, kernel and firmware by these paths.",
+    known="Both hosts look at every path of the guest's definition and of its images' headers.",
+    remedy="Mount the storage on the destination at the same place; eject media that are not needed.",
+    ways=(Way.COPY,),
+)
+MOUNT = Check(
+    id="storage.mount",
+    severity=Severity.BLOCK,
+    title="What is mounted where the disks lie is the same storage on both hosts.",
+    why="QEMU would open another disk under the same name, and the guest's writes go to the wrong place.",
+    known="Source, root and type of the mounts on both hosts are compared.",
+    remedy="Mount on the destination what is mounted on the source, at the same place.",
+)
+SHARED = Check(
+    id="storage.shared",
+    severity=Severity.BLOCK,
+    title="Disks that the guest writes to lie on storage that libvirt takes for shared, or on block devices.",
+    why="libvirt refuses a migration without shared storage as unsafe.",
+    known="The type of the mount on which the disk lies, by libvirt's own list.",
+    remedy="Move the disk to shared storage; or shared_filesystems in qemu.conf with libvirt 10.10 and later.",
+    ways=(Way.COPY,),
+)
 
+
+@rule(Scope.PAIR, reads="guest look", tells=(PATH,))
 def storage_path(case: Case) -> Iterator[Finding]:
     """Every disk, backing file, kernel and firmware of the guest exists on the destination, at the same path."""
-    there = {fact.path: fact for fact in case.destination.paths}
+    if case.look is None:
+        return
+    there = case.paths_there
     for path, what in _wanted(case):
         fact = there.get(path)
         if fact is None or not fact.exists:
             point = fact.mount.point if fact and fact.mount else "/"
-            yield blocks(
-                "storage.path",
+            yield PATH.finding(
                 f"{path} ({what}) is not there on {case.there}.",
                 host=case.there,
                 subject=path,
@@ -28,10 +59,11 @@ def storage_path(case: Case) -> Iterator[Finding]:
             )
 
 
+@rule(Scope.PAIR, reads="guest look", tells=(MOUNT,))
 def storage_mount(case: Case) -> Iterator[Finding]:
     """What is mounted where the disks lie is the same storage on both hosts."""
-    here = {fact.path: fact for fact in case.source.paths}
-    there = {fact.path: fact for fact in case.destination.paths}
+    here = case.paths_here
+    there = case.paths_there
     told: set[tuple[str, str]] = set()
     for path, what in _wanted(case):
         mine, theirs = here.get(path), there.get(path)
@@ -41,8 +73,7 @@ def storage_mount(case: Case) -> Iterator[Finding]:
             continue  # a local file, which storage.shared judges
         if _identity(mine.mount) != _identity(theirs.mount) and (mine.mount.point, theirs.mount.point) not in told:
             told.add((mine.mount.point, theirs.mount.point))
-            yield blocks(
-                "storage.mount",
+            yield MOUNT.finding(
                 f"{path} ({what}) lies on different storage on {case.there}.",
                 host=case.there,
                 subject=mine.mount.point,
@@ -52,20 +83,20 @@ def storage_mount(case: Case) -> Iterator[Finding]:
             )
 
 
-def storage_shared(case: Case) -> Iterator[Finding]:
+@rule(Scope.GUEST, reads="guest look", tells=(SHARED,))
+def storage_shared(local: Local) -> Iterator[Finding]:
     """Disks that the guest writes to lie on storage that libvirt takes for shared, or on block devices."""
-    here = {fact.path: fact for fact in case.source.paths}
-    for disk in case.guest.local_disks:
+    here = local.paths_here
+    for disk in local.guest.local_disks:
         if disk.readonly:
             continue
         for path in disk.paths[:1]:
             fact = here.get(path)
             if fact is None or fact.is_block or fact.mount is None or fact.mount.shared:
                 continue
-            yield blocks(
-                "storage.shared",
-                f"{path} ({_name(disk)}) is on storage of {case.here} alone.",
-                host=case.here,
+            yield SHARED.finding(
+                f"{path} ({_name(disk)}) is on storage of {local.here} alone.",
+                host=local.here,
                 subject=path,
                 expected="a file system that libvirt takes for shared (NFS, GFS2, OCFS2, GlusterFS, CephFS …)",
                 found=f"{fact.mount.fs_type} on {fact.mount.point}",
@@ -101,7 +132,7 @@ def _describe(mount: MountFact) -> str:
 
 
 def _mount_remedy(case: Case, path: str, point_there: str) -> str:
-    here = {fact.path: fact for fact in case.source.paths}
+    here = case.paths_here
     mount = here[path].mount if path in here else None
     if mount is None or not mount.shared:
         return f"Put {path} where both hosts have it, on shared storage"

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
 from kvmigd import __version__
 from kvmigd.config import Config
 from kvmigd.errors import HostUnknown, HypervisorFailed, HypervisorUnavailable
-from kvmigd.host import paths, remote, system
+from kvmigd.host import remote, system
 from kvmigd.host.hypervisor import Hypervisor
 from kvmigd.host.picture import Picture
+from kvmigd.host.storage import images
 from kvmigd.model.guest import Guest, Whereabouts
-from kvmigd.model.host import CertificateFact, CpuFact, Examination, HostFacts, NameFact, RemoteFact
-from kvmigd.model.hypervisor import NetworkFact
+from kvmigd.model.host import CertificateFact, Examination, HostFacts, Look, NameFact, RemoteFact
 from kvmigd.model.job import Progress
-from kvmigd.model.links import BridgeFact, Links
+from kvmigd.model.links import Links
 from kvmigd.model.mounts import Mounts
-from kvmigd.model.state import StateChange
+from kvmigd.model.state import HostState, StateChange
 from kvmigd.model.subject import Subject
 from kvmigd.model.system import Software
 
@@ -29,6 +31,9 @@ log = structlog.get_logger(__name__)
 
 CERTIFICATES_SECONDS = 3600.0
 """So often certificates are judged again although their files have not changed: they expire."""
+K = TypeVar("K")
+T = TypeVar("T")
+
 GRANULE = 16 << 20
 """Peers see free memory in steps of this many bytes, so that noise is no change."""
 
@@ -167,8 +172,8 @@ class Host:
         facts = [fact for fact in self._certificate_facts if fact.is_for_stream]
         return bool(facts) and not any(fact.problem for fact in facts)
 
-    async def examine(self, guest: Guest, other: str, *, uri: str = "") -> Examination:
-        """Everything that the checks ask about `guest` on this host, from the place of a host that is to run it.
+    async def examine(self, guests: Sequence[Guest], other: str, *, uri: str = "") -> Examination:
+        """What the checks ask about guests on this host beside its picture, as a host that runs or is to run them.
 
         `other` is the name of the host at the other end, `uri` that of its libvirt, if this is the source. A libvirt
         that is away is told as a fact; one that fails in the middle raises HypervisorUnavailable or HypervisorFailed,
@@ -182,52 +187,51 @@ class Host:
         )
         self._addresses = own.addresses
         self.refresh()
-        wanted = tuple(path for disk in guest.local_disks for path in disk.paths) + guest.files
-        (looked, resolved, reached), (machine, cpu, names, networks) = await asyncio.gather(
-            asyncio.gather(paths.look(wanted, mounts=state.mounts.mounts), system.resolve(other), self._reach(uri)),
-            self._ask_hypervisor(guest),
+        (looks, resolved, reached) = await asyncio.gather(
+            self._look(guests, state), system.resolve(other), self._reach(uri)
         )
-        return Examination(
-            facts=self._facts,
-            paths=tuple(looked),
-            bridges=self._bridges(guest, networks, state.links),
-            networks=networks,
-            machine_problem=machine,
-            cpu=cpu,
-            names=names,
-            other=resolved,
-            remote=reached,
-        )
+        return Examination(facts=self._facts, looks=looks, other=resolved, remote=reached)
 
     async def _reach(self, uri: str) -> RemoteFact | None:
         return await self.remotes.reach(uri) if uri else None
 
-    async def _ask_hypervisor(self, guest: Guest) -> tuple[str, CpuFact | None, NameFact, tuple[NetworkFact, ...]]:
-        if not self.hypervisor.alive:
-            return "", None, NameFact(), ()
-        wanted = dict.fromkeys(nic.source for nic in guest.nics if nic.kind == "network")
+    async def _look(self, guests: Sequence[Guest], state: HostState) -> tuple[Look, ...]:
+        """What the file systems and libvirt say of the guests; what is the same for several is asked once."""
+        paths = [path for guest in guests for path in guest.local_paths]
+        formats = {path: kind for guest in guests for path, kind in guest.formats.items()}
         try:
-            (machine, cpu, names), networks = await asyncio.gather(
-                asyncio.gather(
-                    self.hypervisor.machine_problem(guest),
-                    self.hypervisor.compare_cpu(guest),
-                    self.hypervisor.names(guest.name, guest.uuid),
-                ),
-                asyncio.gather(*(self.hypervisor.network(name) for name in wanted)),
+            facts, machines, cpus, names = await asyncio.gather(
+                images.chain(paths, mounts=state.mounts.mounts, formats=formats),
+                self._ask(guests, _machine_of, self.hypervisor.machine_problem),
+                self._ask(guests, _cpu_of, self.hypervisor.compare_cpu),
+                self._ask(guests, _name_of, lambda guest: self.hypervisor.names(guest.name, guest.uuid)),
             )
         except (HypervisorUnavailable, HypervisorFailed) as error:
-            log.warning("examination incomplete", guest=guest.name, error=error.message)
+            log.warning("examination incomplete", guests=len(guests), error=error.message)
             self.refresh()
             raise
-        return machine, cpu, names, tuple(networks)
+        seen = {fact.path: fact for fact in facts}
+        now = time.time_ns() // 1000
+        return tuple(
+            Look(
+                guest=guest.uuid,
+                paths=tuple(images.below(guest.local_paths, seen)),
+                machine_problem=machines.get(_machine_of(guest), ""),
+                cpu=cpus.get(_cpu_of(guest)),
+                names=names.get(_name_of(guest), NameFact()),
+                taken_usec=now,
+            )
+            for guest in guests
+        )
 
-    @staticmethod
-    def _bridges(guest: Guest, networks: tuple[NetworkFact, ...], links: Links) -> tuple[BridgeFact, ...]:
-        names = [nic.source for nic in guest.nics if nic.kind == "bridge"]
-        names += [network.bridge for network in networks if network.bridge]
-        known = {bridge.name: bridge for bridge in links.bridges}
-        others = {link.name for link in links.links}
-        return tuple(known.get(name, BridgeFact(name=name, exists=name in others)) for name in dict.fromkeys(names))
+    async def _ask(
+        self, guests: Sequence[Guest], key: Callable[[Guest], K], ask: Callable[[Guest], Awaitable[T]]
+    ) -> dict[K, T]:
+        """The answers to a question that is asked of libvirt once for all guests that are alike in it."""
+        if not self.hypervisor.alive:
+            return {}
+        alike = {key(guest): guest for guest in guests}
+        return dict(zip(alike, await asyncio.gather(*(ask(guest) for guest in alike.values())), strict=True))
 
     def _raise_if_unknown(self, **subjects: Subject) -> None:
         for name, subject in subjects.items():
@@ -247,3 +251,15 @@ class Host:
             await self.hypervisor.set_autostart(uuid, on=True)
         self.refresh()
         return await self.hypervisor.completed(uuid)
+
+
+def _machine_of(guest: Guest) -> tuple[str, ...]:
+    return guest.emulator, guest.arch, guest.machine, guest.domain_type
+
+
+def _cpu_of(guest: Guest) -> tuple[str, ...]:
+    return *_machine_of(guest), guest.cpu_xml
+
+
+def _name_of(guest: Guest) -> tuple[str, ...]:
+    return guest.name, guest.uuid

@@ -30,13 +30,13 @@ from kvmigd.errors import (
 from kvmigd.host.hypervisor import GuestEvent, Stream
 from kvmigd.host.local import Host
 from kvmigd.jobs import Job, Jobs
-from kvmigd.migrate.check import check, prove_port
 from kvmigd.migrate.outcome import Outcome, decide, has_remainder
 from kvmigd.model.finding import Finding, Severity
 from kvmigd.model.guest import Guest, Whereabouts
-from kvmigd.model.job import JobKind, MigrateOptions, Phase
+from kvmigd.model.job import CheckOptions, JobKind, MigrateOptions, Phase
 from kvmigd.peer.link import PeerLink
 from kvmigd.peer.wire import Granted
+from kvmigd.readiness.check import check, prove_port
 
 log = structlog.get_logger(__name__)
 
@@ -86,7 +86,7 @@ class Mover:
         the guest stayed; GuestLost or Unresolved when neither is true.
         """
         job.enter(Phase.CHECKING)
-        checked = await job.unless_cancelled(check(self._host, link, guest, prove=False))
+        checked = await job.unless_cancelled(check(self._host, link, guest, CheckOptions(prove=False)))
         job.findings = checked.findings
         _raise_if_blocked(guest, link.name, checked.findings)
         job.enter(Phase.ADMISSION)

@@ -46,6 +46,14 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     found: str = ""
     remedy: str = ""
     basis: Basis = Basis.COMPARED
+    proved_usec: int = 0
+    """When what it rests on was tried, wall clock, microseconds since 1970; 0 where it was not, or just now."""
+    way: str = ""
+    """`back` where it is about the guest's way back, empty for the way there."""
+    ways: tuple[str, ...] = ()
+    """Other ways to move the guest that it does not stand in: offline, copy, shutdown."""
+    raw: str = ""
+    """What libvirt or QEMU said, where the finding was made of that."""
 
 
 _RANK = {Severity.BLOCK: 0, Severity.UNKNOWN: 1, Severity.WARN: 2}
@@ -56,10 +64,10 @@ def ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: _RANK[finding.severity]))
 
 
-def verdict_of(findings: Iterable[Finding]) -> Verdict:
-    """The verdict is that of the worst finding."""
+def verdict_of(findings: Iterable[Finding], *, strict: bool = False) -> Verdict:
+    """The verdict is that of the worst finding; `strict` takes a warning for as bad as what blocks."""
     severities = {finding.severity for finding in findings}
-    if Severity.BLOCK in severities:
+    if Severity.BLOCK in severities or (strict and Severity.WARN in severities):
         return Verdict.BLOCKED
     if Severity.UNKNOWN in severities:
         return Verdict.UNKNOWN

@@ -123,6 +123,18 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
         return self.uuid
 
     @property
+    def local_paths(self) -> tuple[str, ...]:
+        """All paths that must be there on the destination: disks with their known layers, and boot files."""
+        return (*(path for disk in self.local_disks for path in disk.paths), *self.files)
+
+    @property
+    def formats(self) -> dict[str, str]:
+        """What libvirt has been told of the formats of images; boot files count as raw, for they have no layers."""
+        known = {layer.path: layer.format for disk in self.disks for layer in disk.layers if layer.path}
+        known |= {disk.paths[0]: disk.format for disk in self.local_disks if disk.format and disk.paths}
+        return known | dict.fromkeys(self.files, "raw")
+
+    @property
     def local_disks(self) -> tuple[Disk, ...]:
         """Disks that are paths on the host and so must be there, the same, on the destination."""
         return tuple(disk for disk in self.disks if disk.is_local_path)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from kvmigd.model.hypervisor import NetworkFact
-from kvmigd.model.links import BridgeFact
 from kvmigd.model.storage import PathFact
 from kvmigd.model.system import Software
 
@@ -77,17 +75,30 @@ class RemoteFact(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
 
 
+class Look(msgspec.Struct, frozen=True, kw_only=True):
+    """What one host says of one guest that runs there or shall come there, when it is asked."""
+
+    guest: str
+    """Its UUID."""
+    paths: tuple[PathFact, ...] = ()
+    """Every path that the guest needs, images with the chains below them."""
+    machine_problem: str = ""
+    """Why its machine type, emulator or domain type cannot be had, in libvirt's words; empty if they can."""
+    cpu: CpuFact | None = None
+    """None where libvirt was not asked, because it does not answer."""
+    names: NameFact = NameFact()
+    taken_usec: int = 0
+    """When it looked, wall clock, microseconds since 1970."""
+
+
 class Examination(msgspec.Struct, frozen=True, kw_only=True):
-    """What one host sees when it looks at one guest that runs here or shall come here."""
+    """What one host finds when it looks at guests."""
 
     facts: HostFacts
-    paths: tuple[PathFact, ...] = ()
-    bridges: tuple[BridgeFact, ...] = ()
-    networks: tuple[NetworkFact, ...] = ()
-    machine_problem: str = ""
-    cpu: CpuFact | None = None
-    """None where it was not asked (on the source)."""
-    names: NameFact = NameFact()
+    told: int = 0
+    """The generation of its picture that its watch streams have told, with everything it knew when it looked."""
+    looks: tuple[Look, ...] = ()
     other: ResolvedName | None = None
+    """What the other host's name resolves to."""
     remote: RemoteFact | None = None
     """None where it was not asked (on the destination)."""

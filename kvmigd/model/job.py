@@ -132,9 +132,17 @@ class MigrateOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of Check. `prove` makes real connections to the peer's migration port."""
+    """Options of Check.
+
+    `prove` tries what can be tried: both hosts look at the guest anew, write to its storage, connect to ports and send
+    frames; without it the answer is what is known already. `strict` lets warnings block. `copy_disks` is about a
+    migration that takes local disks along, `offline` about one for which the guest may be paused or shut off.
+    """
 
     prove: bool = True
+    strict: bool = False
+    copy_disks: bool = False
+    offline: bool = False
 
 
 class EvacuateOptions(msgspec.Struct, frozen=True, kw_only=True):

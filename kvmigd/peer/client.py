@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
@@ -19,17 +19,19 @@ from kvmigd.errors import (
     AdmissionRefused,
     CertificateInvalid,
     InvalidArguments,
+    KvmigdError,
     NoLease,
     PeerFailed,
     ProtocolMismatch,
 )
 from kvmigd.model.guest import Guest, Whereabouts
 from kvmigd.model.host import Examination
-from kvmigd.peer import wire
+from kvmigd.peer import proofwire, wire
 from kvmigd.peer.identity import Credentials, diagnose, own_problem, translate, unreachable
 
 CALL_SECONDS = 10.0
 EXAMINE_SECONDS = 30.0
+CLOSE_SECONDS = 0.5
 CLAIM_LIMIT = 256
 
 Reply = TypeVar("Reply")
@@ -187,10 +189,10 @@ class PeerClient:
         self._protocol = max(common)
         return version
 
-    async def examine(self, guest: Guest) -> Examination:
-        """What the peer sees when it looks at a guest that shall come to it."""
+    async def examine(self, guests: Sequence[Guest]) -> Examination:
+        """What the peer sees when it looks at guests that shall come to it; at most wire.GUESTS_LIMIT."""
         return await self._call(
-            "/examine", wire.ExamineRequest(guest=guest), shape=Examination, seconds=EXAMINE_SECONDS
+            "/examine", wire.ExamineRequest(guests=tuple(guests)), shape=Examination, seconds=EXAMINE_SECONDS
         )
 
     async def admit(self, job: str, guest: Guest, *, memory: int) -> wire.Granted:
@@ -226,22 +228,48 @@ class PeerClient:
         await self._call(f"/admission/{job}", None, shape=wire.Done, method="DELETE")
         self._claims.pop(job, None)
 
-    async def proof(self, job: str | None = None) -> wire.ProofOffer:
+    async def proof(
+        self, job: str | None = None, *, purpose: Literal["stream", "disks"] = "stream"
+    ) -> wire.ProofOffer:
         """Have the peer listen on the job's port or, without a job, on the one it would give next."""
-        return await self._call("/proof", wire.ProofRequest(job=job), shape=wire.ProofOffer)
+        return await self._call("/proof", wire.ProofRequest(job=job, purpose=purpose), shape=wire.ProofOffer)
 
     async def close_proof(self, token: str) -> wire.ProofEnd:
         """End a proof; when this returns, the port can be bound by QEMU."""
         return await self._call(f"/proof/{token}/close", None, shape=wire.ProofEnd)
 
     @asynccontextmanager
-    async def proving(self, job: str | None = None) -> AsyncIterator[wire.ProofOffer]:
+    async def proving(
+        self, job: str | None = None, *, purpose: Literal["stream", "disks"] = "stream"
+    ) -> AsyncIterator[wire.ProofOffer]:
         """Inside, the peer listens for a proof; afterwards it does not."""
-        offer = await self.proof(job)
-        try:
+        offer = await self.proof(job, purpose=purpose)
+        async with self.closing(offer.token):
             yield offer
-        finally:
-            await self.close_proof(offer.token)
+        await self.close_proof(offer.token)
+
+    @asynccontextmanager
+    async def closing(self, token: str) -> AsyncIterator[None]:
+        """If what is done inside fails, the peer's proof is closed: it ends by itself too, so not for long."""
+        try:
+            yield
+        except BaseException:
+            with suppress(KvmigdError, TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self.close_proof(token)
+            raise
+
+    async def connect_back(self, request: proofwire.ConnectRequest) -> proofwire.Connected:
+        """Have the peer connect to a port of this host."""
+        return await self._call("/proof/connect", request, shape=proofwire.Connected)
+
+    async def burst(self) -> proofwire.BurstAnswer:
+        """Have the peer listen for a burst, which `close_proof` ends; or hear what the last one has told."""
+        return await self._call("/proof/burst", proofwire.BurstRequest(), shape=proofwire.BurstAnswer)
+
+    async def tls_step(self, step: proofwire.TlsStep) -> proofwire.TlsAnswer:
+        """Bring TLS records to the peer's side of a handshake."""
+        return await self._call("/proof/tls", step, shape=proofwire.TlsAnswer)
 
     async def whereabouts(self, uuid: str) -> Whereabouts:
         """Where the guest stands on the peer; its libvirt is asked now."""

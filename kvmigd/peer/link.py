@@ -90,6 +90,7 @@ class PeerLink(PeerClient):
         self._last_seen_usec = 0
         self._told_round_trip = 0.0
         self._retry = asyncio.Event()
+        self._told = asyncio.Event()
 
     @property
     def view(self) -> PeerView:
@@ -219,11 +220,24 @@ class PeerLink(PeerClient):
                     self._hear(self._decode(line, News))
         raise unreachable(self.peer, "it closed the connection")
 
+    async def heard(self, generation: int, *, seconds: float = 1.0) -> PeerView:
+        """The view with everything in it that the peer had told with that generation of its picture.
+
+        A stream that is away or late is not waited for longer than `seconds`; then the view says what is known.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._state is not PeerState.CONNECTED or self._picture.generation < generation:
+                    self._told.clear()
+                    await self._told.wait()
+        return self.view
+
     def _hear(self, news: News) -> None:
         known = self._facts, self._picture
         if news.facts is not None:
             self._facts = news.facts
         self._picture = news.applied(self._picture)
+        self._told.set()
         if self._state is not PeerState.CONNECTED:
             self._enter(PeerState.CONNECTED)
         elif known != (self._facts, self._picture):

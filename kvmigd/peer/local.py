@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from kvmigd.host.picture import Picture
@@ -28,8 +28,8 @@ class LocalHost(Protocol):
     def on_facts(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever `facts` may have changed."""
 
-    async def examine(self, guest: Guest, other: str) -> Examination:
-        """Look at a guest that runs on the peer called `other` and may come here."""
+    async def examine(self, guests: Sequence[Guest], other: str) -> Examination:
+        """Look at guests that run on the peer called `other` and may come here."""
 
     async def whereabouts(self, uuid: str) -> Whereabouts:
         """Where the guest stands on this host, asked of libvirt now."""

@@ -78,8 +78,14 @@ class Newsreader:
         self._state = state
         self._told_facts: HostFacts | None = None
         self._told = HostState()
+        self._generation = 0
         self._told_lines: dict[str, bytes] = {}
         self._lines: dict[str, tuple[Subject, bytes]] = {}
+
+    @property
+    def generation(self) -> int:
+        """The generation of the picture that `changes` has told."""
+        return self._generation
 
     def whole(self) -> bytes:
         """Everything, for somebody who knows nothing yet."""
@@ -88,6 +94,7 @@ class Newsreader:
             [
                 wire.encode(News(facts=self._facts())) + b"\n",
                 *(self._line(state, name) for name in SUBJECTS),
+                wire.encode(News(generation=state.generation)) + b"\n",
             ]
         )
 
@@ -103,6 +110,9 @@ class Newsreader:
             if self._told_lines.get(name) != line:  # what has changed may be of no interest to peers
                 self._told_lines[name] = line
                 lines.append(line)
+        if lines:
+            self._generation = state.generation
+            lines.append(wire.encode(News(generation=state.generation)) + b"\n")
         self._told = state
         return b"".join(lines)
 

@@ -31,12 +31,13 @@ from kvmigd.model.guest import Whereabouts
 from kvmigd.model.host import Examination
 from kvmigd.peer import wire
 from kvmigd.peer.admission import AdmissionDesk, Reservation
+from kvmigd.peer.burst import Bursts
 from kvmigd.peer.certificates import names_in
+from kvmigd.peer.counterpart import Counterpart, stream_address
 from kvmigd.peer.door import Door
 from kvmigd.peer.identity import Credentials, peer_of
 from kvmigd.peer.local import LocalHost
 from kvmigd.peer.news import Newsreader
-from kvmigd.peer.proof import ProofDesk
 from kvmigd.peer.watch import Broadcast
 
 log = structlog.get_logger(__name__)
@@ -62,6 +63,7 @@ class PeerServer:
         *,
         group: asyncio.TaskGroup,
         desk: AdmissionDesk | None = None,
+        bursts: Bursts | None = None,
         protocols: tuple[int, ...] = wire.PROTOCOLS,
     ) -> None:
         self._config = config
@@ -75,7 +77,7 @@ class PeerServer:
         self._opening = asyncio.Lock()
         self._look_again = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
-        self._proofs = ProofDesk(group)
+        self._counterpart = Counterpart(lambda: self._config, local, self.desk, bursts=bursts or Bursts(), group=group)
         news = Newsreader(lambda: local.facts, lambda: local.picture.state)
         self._broadcast = Broadcast(news, refresh=local.refresh)
         local.on_facts(self._broadcast.changed)
@@ -102,7 +104,7 @@ class PeerServer:
         for task in self._tasks:
             task.cancel()
         await self._door.close()
-        await self._proofs.close()
+        await self._counterpart.close()
         self._broadcast.close()
         await self._runner.cleanup()
 
@@ -188,8 +190,8 @@ class PeerServer:
         post("/v3/admission", self._answering(self._admit))
         post("/v3/admission/{job}/renew", self._answering(self._renew))
         app.router.add_delete("/v3/admission/{job}", self._answering(self._release))
-        post("/v3/proof", self._answering(self._prove))
-        post("/v3/proof/{token}/close", self._answering(self._close_proof))
+        for path, handler in self._counterpart.routes:
+            post(f"/v3{path}", self._answering(handler))
         post("/v3/whereabouts", self._answering(self._whereabouts))
         post("/v3/settle", self._answering(self._settle))
         return app
@@ -256,7 +258,9 @@ class PeerServer:
 
     async def _examine(self, request: web.Request, peer: Peer) -> Examination:
         message = await self._read(request, wire.ExamineRequest)
-        return await self._local.examine(message.guest, peer.name)
+        found = await self._local.examine(message.guests, peer.name)
+        # What the rules know of this host they have from the watch stream: it shall not be older than this answer.
+        return msgspec.structs.replace(found, told=self._broadcast.catch_up())
 
     async def _admit(self, request: web.Request, peer: Peer) -> wire.Granted | wire.Busy | wire.Refused:
         message = await self._read(request, wire.AdmissionRequest)
@@ -273,16 +277,9 @@ class PeerServer:
     def _granted(self, request: web.Request, lease: Reservation) -> wire.Granted:
         return wire.Granted(
             port=lease.port,
-            address=self._stream_address(request),
+            address=stream_address(self._config.migration, request),
             lease_seconds=self._config.migration.lease_seconds,
         )
-
-    def _stream_address(self, request: web.Request) -> str:
-        """Where streams shall arrive: as configured, else where this very connection did."""
-        if self._config.migration.address:
-            return self._config.migration.address
-        address = str(request.get_extra_info("sockname")[0])
-        return address.removeprefix("::ffff:") if "." in address else address
 
     async def _renew(self, request: web.Request, peer: Peer) -> wire.Granted:
         message = await self._read(request, wire.RenewRequest)
@@ -295,14 +292,6 @@ class PeerServer:
     @staticmethod
     def _job(request: web.Request) -> str:
         return wire.job_id(request.match_info["job"])
-
-    async def _prove(self, request: web.Request, peer: Peer) -> wire.ProofOffer:
-        message = await self._read(request, wire.ProofRequest)
-        port = self.desk.proof_port(message.job, peer=peer.name)
-        return await self._proofs.offer(self._stream_address(request), port, peer=peer.name)
-
-    async def _close_proof(self, request: web.Request, peer: Peer) -> wire.ProofEnd:
-        return await self._proofs.end(request.match_info["token"], peer=peer.name)
 
     async def _whereabouts(self, request: web.Request, _peer: Peer) -> Whereabouts:
         message = await self._read(request, wire.WhereaboutsRequest)

@@ -85,6 +85,13 @@ class Broadcast:
         if self._streams and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(PICTURE_SECONDS, self._send_changes)
 
+    def catch_up(self) -> int:
+        """Tell at once what has not been told yet; returns the generation that everybody who watches knows then."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._send_changes()
+        return self._news.generation
+
     def _send_changes(self) -> None:
         self._timer = None
         if lines := self._news.changes():

@@ -25,6 +25,9 @@ SILENCE_SECONDS = 1.75
 HEARTBEAT = b"\n"
 """An empty line: nothing to decode, and nothing to see where a person looks with curl."""
 
+GUESTS_LIMIT = 64
+"""Guests that are looked at for one request."""
+
 JobId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Token = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
 
@@ -48,9 +51,9 @@ class WireError(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExamineRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Look at this guest as if it should come to you. Who asks is known from the certificate."""
+    """Look at these guests as if they should come to you. Who asks is known from the certificate."""
 
-    guest: Guest
+    guests: Annotated[tuple[Guest, ...], msgspec.Meta(max_length=GUESTS_LIMIT)]
 
 
 class AdmissionRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,9 +110,13 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProofRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Listen on the admitted job's port or, without a job, on the port that would be given next."""
+    """Listen on the admitted job's port or, without a job, on the port that would be given next.
+
+    With the purpose `disks` it is the port that would be given to NBD beside it.
+    """
 
     job: JobId | None = None
+    purpose: Literal["stream", "disks"] = "stream"
 
 
 class ProofOffer(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +133,10 @@ class ProofEnd(msgspec.Struct, frozen=True, kw_only=True):
     """The listener is gone. `connected_from` is the address of whoever connected; empty if nobody did."""
 
     connected_from: str = ""
+    received: int = 0
+    """Bytes of a burst."""
+    rate: int = 0
+    """Bytes a second of a burst, from its first to its last byte; 0 where that cannot be said."""
 
 
 class WhereaboutsRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,16 +6,19 @@ from typing import Any
 
 import msgspec
 
-from kvmigd.checks.case import Case, PortProof
 from kvmigd.checks.catalogue import judge
+from kvmigd.checks.view import Case, Hosts, HostView, Local
 from kvmigd.model.finding import Finding
+from kvmigd.model.firewall import Firewall
 from kvmigd.model.guest import Disk, Guest, GuestState, Nic
-from kvmigd.model.host import CertificateFact, CpuFact, Examination, HostFacts, NameFact, RemoteFact, ResolvedName
-from kvmigd.model.hypervisor import NetworkFact
-from kvmigd.model.links import BridgeFact
-from kvmigd.model.mounts import MountFact
-from kvmigd.model.storage import PathFact
-from kvmigd.model.system import Release, Software
+from kvmigd.model.host import CertificateFact, CpuFact, HostFacts, Look, NameFact, RemoteFact, ResolvedName
+from kvmigd.model.hypervisor import HypervisorState, NetworkFact
+from kvmigd.model.links import BridgeFact, LinkFact, Links
+from kvmigd.model.mounts import MountFact, Mounts
+from kvmigd.model.proof import PortProof, Proofs
+from kvmigd.model.state import HostState
+from kvmigd.model.storage import PathFact, Storage
+from kvmigd.model.system import Release, Software, System
 
 GIB = 1 << 30
 UUID = "aaaaaaaa-1111-4111-8111-111111111111"
@@ -68,27 +71,64 @@ def facts(name: str, number: int) -> HostFacts:
     )
 
 
-_SIDE: dict[str, Any] = {"paths": PATHS, "bridges": (BRIDGE, VIRBR), "networks": (LAN,)}
-SOURCE = Examination(
+def state(name: str) -> HostState:
+    """The picture of a host with which nothing is wrong."""
+    return HostState(
+        generation=1,
+        mounts=Mounts(problem="", mounts=(LOCAL, NFS)),
+        storage=Storage(problem=""),
+        links=Links(
+            problem="", links=(LinkFact(index=1, name="eth0", up=True, carrier=True),), bridges=(BRIDGE, VIRBR)
+        ),
+        firewall=Firewall(problem=""),
+        system=System(problem="", release=DEBIAN, kernel="6.1.0"),
+        hypervisor=HypervisorState(
+            problem="", host_name=name, libvirt=9_000_000, qemu=7_002_000, networks=(LAN,), guests=()
+        ),
+    )
+
+
+SOURCE = HostView(
     facts=facts("hosta", 1),
-    names=NameFact(uuid_of_name=UUID, name_of_uuid="web", uuid_is_active=True),
+    state=state("hosta"),
     other=ResolvedName(name="hostb", addresses=("192.0.2.2",)),
     remote=RemoteFact(uri="qemu+tls://hostb/system"),
-    **_SIDE,
 )
-DESTINATION = Examination(
+DESTINATION = HostView(
     facts=facts("hostb", 2),
-    cpu=CpuFact(compatible=True),
+    state=state("hostb"),
     other=ResolvedName(name="hosta", addresses=("192.0.2.1",)),
-    **_SIDE,
 )
 GOOD = Case(
-    guest=GUEST,
-    source=SOURCE,
-    destination=DESTINATION,
-    memory_needed=GIB + (256 << 20),
-    port=PortProof(address="192.0.2.2", port=49152),
+    local=Local(
+        guest=GUEST,
+        source=SOURCE,
+        look=Look(
+            guest=UUID,
+            paths=PATHS,
+            cpu=CpuFact(compatible=True),
+            names=NameFact(uuid_of_name=UUID, name_of_uuid="web", uuid_is_active=True),
+        ),
+    ),
+    hosts=Hosts(
+        source=SOURCE,
+        destination=DESTINATION,
+        proofs=Proofs(ports=(PortProof(to="hostb", address="192.0.2.2", port=49152),)),
+    ),
+    look=Look(guest=UUID, paths=PATHS, cpu=CpuFact(compatible=True)),
 )
+
+_PLACES = {
+    "guest": ("local__guest",),
+    "options": ("local__options",),
+    "source": ("local__source", "hosts__source"),
+    "destination": ("hosts__destination",),
+    "proofs": ("hosts__proofs",),
+    "here": ("local__look",),
+    "there": ("look",),
+}
+"""Where the parts of a case are, by the names that tests call them; the source is in it twice."""
+_SUBJECTS = {"bridges": "state__links__bridges", "networks": "state__hypervisor__networks"}
 
 
 def changed(struct: Any, **changes: Any) -> Any:
@@ -105,9 +145,23 @@ def changed(struct: Any, **changes: Any) -> Any:
     return msgspec.structs.replace(struct, **outer)
 
 
+def case(**changes: Any) -> Case:
+    """The good case with changes: `guest__…`, `source__…`, `destination__…` (with `bridges` and `networks` for those of
+    the picture), `here__…` and `there__…` (what the hosts say of the guest), `proofs__…`.
+    """
+    placed: dict[str, Any] = {}
+    for key, value in changes.items():
+        part, _, rest = key.partition("__")
+        for short, long in _SUBJECTS.items():
+            if rest == short or rest.startswith(f"{short}__"):
+                rest = rest.replace(short, long, 1)
+        placed |= {f"{place}__{rest}" if rest else place: value for place in _PLACES[part]}
+    return changed(GOOD, **placed)  # type: ignore[no-any-return]
+
+
 def told(**changes: Any) -> tuple[Finding, ...]:
     """What is found when the good case is changed like this."""
-    return judge(changed(GOOD, **changes))
+    return judge(case(**changes))
 
 
 def only(**changes: Any) -> Finding:

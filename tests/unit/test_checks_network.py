@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from kvmigd.checks.case import PortProof
 from kvmigd.model.finding import Basis, Severity
 from kvmigd.model.guest import Nic
 from kvmigd.model.hypervisor import NetworkFact
 from kvmigd.model.links import BridgeFact
+from kvmigd.model.proof import PortProof
 from tests.unit.cases import BRIDGE, LAN, VIRBR, changed, only, told
 
 

@@ -40,7 +40,7 @@ async def chain(
     """
     mounts = tuple(mounts)
     known = formats or {}
-    groups = paths.by_mount(wanted, mounts)
+    groups = paths.by_mount([path for path in wanted if known.get(path) != "raw"], mounts)
     facts, read = await asyncio.gather(
         paths.look(wanted, mounts=mounts, seconds=seconds),
         asyncio.gather(*(_read(group, known, seconds) for group in groups)),
@@ -64,6 +64,17 @@ def _in_order(wanted: Sequence[str], found: Mapping[str, Layer]) -> Iterable[str
     for top in wanted:
         yield top
         yield from (layer.path for layer in found.values() if layer.top == top)
+
+
+def below(wanted: Iterable[str], facts: Mapping[str, PathFact]) -> Iterable[PathFact]:
+    """These paths and all layers below them, out of what `chain` has found; each once."""
+    waiting, seen = list(wanted), set()
+    while waiting:
+        fact = facts.get(waiting.pop(0))
+        if fact is not None and fact.path not in seen:
+            seen.add(fact.path)
+            yield fact
+            waiting += [path for path in (fact.backing, fact.data_file) if path]
 
 
 def _with_layer(fact: PathFact, layer: Layer | None, late: float) -> PathFact:

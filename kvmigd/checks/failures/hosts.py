@@ -1,0 +1,335 @@
+"""The hosts and what lies between them: libvirt on both, their names, the ports, TLS."""
+
+from __future__ import annotations
+
+from kvmigd.checks.failures.entry import HERE, THERE, entry
+
+_PROXY = (
+    "On {there}: systemctl enable --now virtproxyd-tls.socket (libvirtd-tls.socket where libvirtd is one daemon), and "
+    "open TCP port 16514 in its firewall"
+)
+_OPEN = (
+    "On {there}: firewall-cmd --permanent --add-port=49152-49215/tcp && firewall-cmd --reload, or the like in nftables; "
+    "then kvmigctl check {guest}"
+)
+_NAMES = "On {here}: getent ahosts {address}; add it to DNS or to /etc/hosts"
+
+HOSTS = (
+    entry(
+        "host.uuid",
+        "Attempt to migrate guest to the same host",
+        origin="libvirt src/qemu/qemu_migration_cookie.c",
+        summary="Both hosts have the same host UUID, so libvirt on {there} took {here} for itself.",
+        remedy='On {there}: set host_uuid = "…" (uuidgen makes one) in /etc/libvirt/libvirtd.conf (or virtqemud.conf) '
+        "and restart it",
+        subject="host UUID",
+    ),
+    entry(
+        "host.name",
+        "hostname on destination resolved to localhost",
+        "migration_host must not be the address of the local machine: {address}",
+        "migration_address must not be the address of the local machine: {address}",
+        origin="libvirt src/qemu/qemu_migration.c, src/qemu/qemu_conf.c",
+        summary="The name of {there} resolves to localhost on {there} itself.",
+        remedy="On {there}: remove its name from the 127.x and ::1 lines of /etc/hosts, and migration_host from "
+        "/etc/libvirt/qemu.conf",
+        subject="{there}",
+    ),
+    entry(
+        "host.resolve",
+        "Unable to resolve address '{address}' service",
+        "address resolution failed for {address:[^\n]{1,255}}:{port:[0-9a-z]{1,15}}: ",
+        origin="libvirt src/rpc/virnetsocket.c, src/util/virsocketaddr.c; qemu util/qemu-sockets.c",
+        summary="The name {address} does not resolve on {here}.",
+        remedy=_NAMES,
+        at=HERE,
+        subject="{address}",
+    ),
+    entry(
+        "host.address",
+        "'migrate-incoming': {...}Cannot assign requested address",
+        origin="qemu util/qemu-sockets.c",
+        summary="QEMU on {there} was to listen on an address that {there} does not have.",
+        remedy="On {there}: ip address; then set migration_address in /etc/libvirt/qemu.conf and the peer's address in "
+        "kvmigd's configuration to one of them",
+        subject="migration address",
+    ),
+    # libvirt's own ports before all others: the message is the same.
+    entry(
+        "hypervisor.remote",
+        "unable to connect to server at '{address}:{port:16514|16509}': Connection refused",
+        origin="libvirt src/rpc/virnetsocket.c",
+        summary="libvirt on {there} does not listen on port {port}.",
+        remedy=_PROXY,
+        subject="TCP port {port}",
+    ),
+    entry(
+        "hypervisor.remote",
+        "unable to connect to server at '{address}:{port:16514|16509}': ",
+        origin="libvirt src/rpc/virnetsocket.c",
+        summary="Port {port} of libvirt on {there} does not answer: a firewall drops it, or there is no way to {there}.",
+        remedy=_PROXY,
+        subject="TCP port {port}",
+    ),
+    entry(
+        "port.open",
+        "unable to connect to server at '{address:[^'\n]{1,255}}:{port:[0-9]{1,5}}': Connection refused",
+        "Failed to connect to '{address:[^'/\n]{1,255}}:{port:[0-9]{1,5}}': Connection refused",
+        origin="libvirt src/rpc/virnetsocket.c; qemu util/qemu-sockets.c",
+        summary="Port {port} on {there} refused the connection: a firewall rejects it, or QEMU there has ended already.",
+        remedy=_OPEN,
+        subject="TCP port {port}",
+    ),
+    entry(
+        "port.open",
+        "unable to connect to server at '{address:[^'\n]{1,255}}:{port:[0-9]{1,5}}': No route to host",
+        "unable to connect to server at '{address:[^'\n]{1,255}}:{port:[0-9]{1,5}}': Network is unreachable",
+        "Failed to connect to '{address:[^'/\n]{1,255}}:{port:[0-9]{1,5}}': No route to host",
+        "Failed to connect to '{address:[^'/\n]{1,255}}:{port:[0-9]{1,5}}': Network is unreachable",
+        origin="libvirt src/rpc/virnetsocket.c; qemu util/qemu-sockets.c",
+        summary="{here} has no way to port {port} on {there}: no route, or a firewall that says so.",
+        remedy="On {here}: ip route get {address}. " + _OPEN,
+        subject="TCP port {port}",
+    ),
+    entry(
+        "port.open",
+        "unable to connect to server at '{address:[^'\n]{1,255}}:{port:[0-9]{1,5}}'",
+        "Failed to connect to '{address:[^'/\n]{1,255}}:{port:[0-9]{1,5}}'",
+        origin="libvirt src/rpc/virnetsocket.c; qemu util/qemu-sockets.c",
+        summary="Port {port} on {there} does not answer: a firewall between the hosts drops it.",
+        remedy=_OPEN,
+        subject="TCP port {port}",
+    ),
+    entry(
+        "port.free",
+        "Unable to find an unused port in range '{range:migration|nbd}' ({ports:[0-9-]{1,11}})",
+        origin="libvirt src/util/virportallocator.c",
+        summary="All ports for migrations on {there} ({ports}) are taken.",
+        remedy="On {there}: ss -tlnp; end what holds them, or raise migration_port_max in /etc/libvirt/qemu.conf and open "
+        "the new ports",
+        subject="TCP ports {ports}",
+    ),
+    entry(
+        "guest.display",
+        "Unable to find an unused port in range '{range}' ({ports:[0-9-]{1,11}})",
+        "Failed to find an available port: Address already in use",
+        origin="libvirt src/util/virportallocator.c; qemu util/qemu-sockets.c",
+        summary="No port is free on {there} for the display of {guest}.",
+        remedy="On {there}: ss -tlnp; on {here}: virsh dumpxml {guest} shows <graphics>: autoport='yes' finds another port",
+        subject="display",
+    ),
+    entry(
+        "guest.display",
+        "-vnc {...}Cannot assign requested address",
+        "-vnc {...}Address already in use",
+        "-spice {...}Cannot assign requested address",
+        "Failed to bind socket: Cannot assign requested address",
+        origin="qemu util/qemu-sockets.c",
+        summary="The display of {guest} is to listen on an address or port that is not to be had on {there}.",
+        remedy="On {here}: virsh edit {guest}: <graphics autoport='yes' listen='0.0.0.0'>, or an address that both hosts "
+        "have; it counts after the guest's next start",
+        subject="display",
+    ),
+    entry(
+        "port.free",
+        "Failed to bind socket{...}Address already in use",
+        "Failed to listen on socket: Address already in use",
+        origin="qemu util/qemu-sockets.c",
+        summary="The port on which QEMU was to listen on {there} is taken.",
+        remedy="On {there}: ss -tlnp shows by what; end it, or set another range in /etc/libvirt/qemu.conf "
+        "(migration_port_min, migration_port_max)",
+        subject="migration port",
+    ),
+    entry(
+        "hypervisor.alive",
+        "Failed to connect socket to '{path}': ",
+        origin="libvirt src/rpc/virnetsocket.c",
+        summary="The libvirt daemon behind {path} is not running.",
+        remedy="On {there}: systemctl start libvirtd (with modular libvirt: systemctl start virtqemud.socket "
+        "virtnetworkd.socket virtstoraged.socket virtsecretd.socket virtnwfilterd.socket virtnodedevd.socket)",
+        subject="{path}",
+    ),
+    entry(
+        "hypervisor.remote",
+        "Cannot recv data: {reason:[^\n]{0,300}?}Host key verification failed",
+        "Cannot recv data: {reason:[^\n]{0,300}?}Permission denied",
+        "End of file while reading data: {reason:[^\n]{0,300}?}Host key verification failed",
+        "End of file while reading data: {reason:[^\n]{0,300}?}Permission denied",
+        origin="libvirt src/rpc/virnetsocket.c",
+        summary="ssh from {here} does not get in on {there}; libvirt on {here} runs it as root.",
+        remedy="On {here}, as root: ssh root@{there} true; or use TLS: uri = qemu+tls://{there}/system",
+        at=HERE,
+        subject="ssh",
+    ),
+    entry(
+        "hypervisor.remote",
+        "authentication failed: {reason:no polkit agent[^\n]{0,200}|[^\n]{0,200}SASL[^\n]{0,200}|No worthy mechs[^\n]{0,100}}",
+        "authentication unavailable: {reason}",
+        "access denied: {reason}",
+        origin="libvirt src/remote/remote_daemon_dispatch.c, src/rpc/virnetsaslcontext.c, src/util/viraccessmanager.c",
+        summary="libvirt on {there} does not let {here} in: {reason}.",
+        remedy="On {there}: auth_tls = \"none\" in /etc/libvirt/libvirtd.conf (virtproxyd.conf), with certificates as the "
+        "proof of who calls; restart it",
+        subject="libvirt",
+    ),
+    entry(
+        "software.versions",
+        "Destination libvirt does not support peer-to-peer migration protocol",
+        "Unsupported migration cookie feature {feature}",
+        "Unknown migration cookie feature {feature}",
+        "Migration option '{feature}' is not supported by QEMU binary",
+        "offline migration is not supported by the destination host",
+        origin="libvirt src/qemu/qemu_migration.c, qemu_migration_cookie.c, qemu_migration_params.c",
+        summary="libvirt or QEMU on {there} is too old for this migration.",
+        remedy="Bring both hosts to the same versions: virsh version on each shows them",
+        subject="versions",
+    ),
+    entry(
+        "hypervisor.hook",
+        "Hook script execution failed: {reason}",
+        origin="libvirt src/util/virhook.c",
+        summary="libvirt's hook script refused the guest: {reason}.",
+        remedy="On {there} (and {here}): /etc/libvirt/hooks/qemu; run it by hand: /etc/libvirt/hooks/qemu {guest} migrate "
+        "begin - </dev/null",
+        subject="/etc/libvirt/hooks/qemu",
+    ),
+)
+
+TLS = (
+    entry(
+        "tls.material",
+        "Unable to access credentials {path:[^\n ]{0,400}client-[^\n: ]{1,100}}: {reason}",
+        "Unable to import client certificate {path}: {reason}",
+        origin="qemu crypto/tlscreds.c, crypto/tlscredsx509.c",
+        summary="QEMU on {here} cannot use its certificate {path}: {reason}.",
+        remedy="On {here}: install it there, readable for QEMU's user (ls -l {path}); /etc/pki/qemu is the usual folder",
+        at=HERE,
+        subject="{path}",
+    ),
+    entry(
+        "tls.material",
+        "Unable to access credentials {path}: {reason}",
+        "Unable to import server certificate {path}: {reason}",
+        "Unable to import CA certificate list {path:[^\n: ]{1,400}}: {reason}",
+        "Cannot load CA certificate '{path}': {reason}",
+        "Cannot load certificate '{path}' & key '{key}': {reason}",
+        origin="qemu crypto/tlscreds.c, crypto/tlscredsx509.c",
+        summary="QEMU cannot use the certificate {path}: {reason}.",
+        remedy="On {there}: install it there, readable for QEMU's user (ls -l {path}); /etc/pki/qemu is the usual folder",
+        subject="{path}",
+    ),
+    entry(
+        "tls.material",
+        "Cannot read {kind:[A-Za-z ]{1,40}} '{path}': {reason}",
+        "Unable to set x509 CA certificate: {path}: {reason}",
+        "Unable to set x509 key and certificate: {key}, {path}: {reason}",
+        origin="libvirt src/rpc/virnettlscontext.c",
+        summary="libvirt on {here} cannot use {path}: {reason}.",
+        remedy="On {here}: install the certificates of libvirt's client: /etc/pki/CA/cacert.pem, "
+        "/etc/pki/libvirt/clientcert.pem, /etc/pki/libvirt/private/clientkey.pem",
+        at=HERE,
+        subject="{path}",
+    ),
+    entry(
+        "tls.material",
+        "The certificate {path} has expired",
+        "The {role:server|client|CA} certificate {path} has expired",
+        "The {role:server|client|CA} certificate has expired",
+        "Certificate has expired",
+        origin="libvirt src/rpc/virnettlscert.c, virnettlscontext.c; qemu crypto/tlscredsx509.c, crypto/tlssession.c",
+        summary="A certificate has expired.",
+        remedy="On {here} and {there}: kvmigctl pki issues new ones; certtool -i --infile /etc/pki/qemu/server-cert.pem "
+        "shows until when one is good",
+        subject="certificate",
+    ),
+    entry(
+        "clock.skew",
+        "The certificate {path} is not yet active",
+        "The {role:server|client|CA} certificate {path} is not yet active",
+        "The {role:server|client|CA} certificate is not yet active",
+        "The certificate is not yet activated",
+        origin="libvirt src/rpc/virnettlscert.c, virnettlscontext.c; qemu crypto/tlscredsx509.c",
+        summary="A certificate is not valid yet: the clock of one of the hosts is wrong.",
+        remedy="On {here} and {there}: timedatectl; systemctl enable --now chronyd (or systemd-timesyncd)",
+        subject="clock",
+    ),
+    entry(
+        "tls.material",
+        "usage does not permit key encipherment",
+        "usage does not permit digital signature",
+        "usage does not permit certificate signing",
+        "purpose does not allow use for with a TLS",
+        "purpose does not allow use with a TLS",
+        origin="libvirt src/rpc/virnettlscert.c, virnettlscontext.c; qemu crypto/tlscredsx509.c",
+        summary="A certificate is of the wrong kind: its key usage does not fit (libvirt 9 and older want RSA keys).",
+        remedy="On {here} and {there}: kvmigctl pki issues RSA certificates with the right usage",
+        subject="certificate",
+    ),
+    entry(
+        "tls.material",
+        "Certificate {path} owner does not match the hostname {name}",
+        "Certificate does not match the hostname {name}",
+        origin="libvirt src/rpc/virnettlscontext.c; qemu crypto/tlssession.c",
+        summary="The certificate of {there} is not for the name {name}.",
+        remedy="On {there}: issue a certificate with {name} among its names (subjectAltName)",
+        subject="certificate",
+    ),
+    entry(
+        "tls.material",
+        "Our own certificate {path} failed validation against {authority:[^\n:]{1,400}}: {reason}",
+        "The certificate hasn't got a known issuer",
+        "The certificate is not trusted",
+        "The certificate has been revoked",
+        "The certificate uses an insecure algorithm",
+        "Failed to verify peer's certificate",
+        "Certificate failed validation: {reason}",
+        origin="libvirt src/rpc/virnettlscontext.c, virnettlscert.c; qemu crypto/tlssession.c, crypto/tlscredsx509.c",
+        summary="The certificates of {here} and {there} do not come from the same authority.",
+        remedy="On {here} and {there}: sha256sum /etc/pki/CA/cacert.pem /etc/pki/qemu/ca-cert.pem; the same authority must "
+        "have signed both hosts' certificates",
+        subject="certificate",
+    ),
+    entry(
+        "tls.material",
+        "Client's Distinguished Name is not on the list of allowed clients",
+        origin="libvirt src/rpc/virnettlscontext.c",
+        summary="libvirt on {there} does not know the certificate of {here}.",
+        remedy="On {there}: add the name of {here}'s certificate to tls_allowed_dn_list in /etc/libvirt/libvirtd.conf "
+        "(virtproxyd.conf), and restart it",
+        subject="tls_allowed_dn_list",
+    ),
+    entry(
+        "tls.material",
+        "host migration TLS directory not configured",
+        "migrate_tls_x509_cert_dir directory '{path}' does not exist",
+        "default_tls_x509_cert_dir directory '{path}' does not exist",
+        origin="libvirt src/qemu/qemu_migration_params.c, qemu_conf.c",
+        summary="libvirt has no folder with the certificates for QEMU's stream.",
+        remedy="On {here} and {there}: put them into /etc/pki/qemu, or set migrate_tls_x509_cert_dir in "
+        "/etc/libvirt/qemu.conf",
+        subject="migrate_tls_x509_cert_dir",
+    ),
+    entry(
+        "tls.stream",
+        "this libvirtd instance allows migration only with VIR_MIGRATE_TLS flag",
+        origin="libvirt src/qemu/qemu_migration.c",
+        summary="libvirt takes part only in encrypted migrations (migrate_tls_force), and this stream was not to be one.",
+        remedy="On {here} and {there}: kvmigctl pki makes the certificates for QEMU's stream, which is encrypted then",
+        at=HERE,
+        subject="TLS",
+    ),
+    entry(
+        "tls.stream",
+        "Cannot write to TLS channel",
+        "Cannot read from TLS channel",
+        "TLS handshake failed",
+        "TLS migration is not supported with this QEMU binary",
+        "The TLS connection was non-properly terminated",
+        origin="qemu io/channel-tls.c, crypto/tlssession.c; libvirt src/rpc/virnettlscontext.c, qemu_migration_params.c",
+        summary="The encrypted stream between {here} and {there} was not to be had, or broke: mostly a certificate that "
+        "the other side refuses.",
+        remedy="On {there}: tail /var/log/libvirt/qemu/{guest}.log says why; on both hosts: openssl verify -CAfile "
+        "/etc/pki/qemu/ca-cert.pem /etc/pki/qemu/server-cert.pem",
+        subject="TLS",
+    ),
+)

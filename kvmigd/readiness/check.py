@@ -1,0 +1,105 @@
+"""Asking both hosts about a guest and judging what they say."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from kvmigd.checks.catalogue import Judge
+from kvmigd.checks.knowledge import ANSWERS
+from kvmigd.checks.view import Case, Hosts, HostView, Local
+from kvmigd.errors import AdmissionBusy, KvmigdError
+from kvmigd.host.local import Host
+from kvmigd.model.finding import Basis, Finding, Verdict, verdict_of
+from kvmigd.model.guest import Guest
+from kvmigd.model.job import CheckOptions
+from kvmigd.model.proof import PortProof, Proofs
+from kvmigd.peer.link import PeerLink
+from kvmigd.peer.proof import ProofFailed, connect_and_read
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """What a check found, and whether the guest's stream would be encrypted."""
+
+    findings: tuple[Finding, ...]
+    verdict: Verdict
+    tls: bool
+
+
+async def check(host: Host, link: PeerLink, guest: Guest, options: CheckOptions) -> Checked:
+    """All findings about moving `guest` to the peer.
+
+    A peer that fails in the middle becomes a finding of severity `unknown`: what it would have said is not known.
+    """
+    try:
+        here, there, proofs = await asyncio.gather(
+            host.examine((guest,), link.name, uri=link.peer.uri),
+            link.examine((guest,)),
+            _proofs(link) if options.prove else _none(),
+        )
+    except KvmigdError as error:
+        findings: tuple[Finding, ...] = (unanswered(host.config.name, link.name, error),)
+        return Checked(findings=findings, verdict=verdict_of(findings, strict=options.strict), tls=False)
+    view = await link.heard(there.told)
+    case = Case(
+        local=Local(
+            guest=guest,
+            source=(
+                source := HostView(facts=here.facts, state=host.picture.state, other=here.other, remote=here.remote)
+            ),
+            look=here.looks[0],
+            options=options,
+        ),
+        hosts=Hosts(
+            source=source,
+            destination=HostView(facts=there.facts, state=view.picture, other=there.other, remote=there.remote),
+            proofs=proofs,
+        ),
+        look=there.looks[0],
+    )
+    findings = Judge(host.config.checks).case(case)
+    return Checked(
+        findings=findings,
+        verdict=verdict_of(findings, strict=options.strict),
+        tls=here.facts.stream_tls and there.facts.stream_tls,
+    )
+
+
+async def prove_port(link: PeerLink, job: str | None = None) -> PortProof:
+    """Connect to the peer's migration port: the one of an admitted job, else the one it would give next."""
+    async with link.proving(job) as offer:
+        try:
+            await connect_and_read(offer.address, offer.port, offer.nonce)
+        except ProofFailed as error:
+            return PortProof(
+                to=link.name,
+                address=offer.address,
+                port=offer.port,
+                problem=error.reason,
+                text=error.text.rstrip("."),
+            )
+    return PortProof(to=link.name, address=offer.address, port=offer.port)
+
+
+async def _proofs(link: PeerLink) -> Proofs:
+    try:
+        return Proofs(ports=(await prove_port(link),))
+    except AdmissionBusy as error:
+        return Proofs(ports=(PortProof(to=link.name, problem="busy", text=error.message),))
+
+
+async def _none() -> Proofs:
+    return Proofs()
+
+
+def unanswered(here: str, there: str, error: KvmigdError) -> Finding:
+    """What is said where a peer, or libvirt, fails in the middle of the questions."""
+    return ANSWERS.finding(
+        f"{here} and {there} could not look at the guest together.",
+        host=there,
+        expected="answers from libvirt and kvmigd on both hosts",
+        found=error.message,
+        remedy=error.hint or ANSWERS.remedy,
+        basis=Basis.PROVED,
+    )
