@@ -118,6 +118,9 @@ async def read(
 _NO_USER = f"there is no user for QEMU: neither libvirt-qemu nor qemu exists, or not the one that {QEMU_CONF} sets"
 
 
+_ENDED = "kvmigd-storage@.service ended without an answer; `journalctl --unit='kvmigd-storage@*'`"
+
+
 async def _qemu_user() -> QemuUser | None:
     # In a thread, because names may come from a directory server.
     return await asyncio.to_thread(QemuUser.find)
@@ -181,7 +184,9 @@ class _Session:
                 ready = await reader.readline()
             if ready and not await self._hear(reader, waited, seconds):
                 return  # those that have not answered are late
-            why = "kvmigd-storage@.service ended without an answer; `journalctl --unit='kvmigd-storage@*'`"
+            why = _ENDED
+        except (ConnectionResetError, BrokenPipeError):
+            why = _ENDED
         except TimeoutError:
             why = f"kvmigd-storage@.service did not start within {START_SECONDS:g} s"
         except OSError as error:

@@ -274,7 +274,6 @@ def _end(*_: object) -> None:
 
 def main() -> None:
     """Serve one request."""
-    os.umask(0o022)
     signal.signal(signal.SIGTERM, _end)
     try:
         user, asked = orders()
