@@ -271,6 +271,21 @@ class PeerClient:
         """Bring TLS records to the peer's side of a handshake."""
         return await self._call("/proof/tls", step, shape=proofwire.TlsAnswer)
 
+    async def read_nonces(self, nonces: Sequence[proofwire.NonceAt]) -> proofwire.StorageAnswer:
+        """Have the peer read nonces of ours in its storage; at most proofwire.FOLDERS_LIMIT."""
+        return await self._call(
+            "/proof/storage", proofwire.StorageRequest(nonces=tuple(nonces)), shape=proofwire.StorageAnswer
+        )
+
+    async def catch_frames(self, segments: Sequence[proofwire.CatchRequest]) -> proofwire.FramesAnswer:
+        """Have the peer listen for frames on bridges; at most proofwire.SEGMENTS_LIMIT."""
+        request = proofwire.FramesRequest(segments=tuple(segments))
+        return await self._call("/proof/frames", request, shape=proofwire.FramesAnswer)
+
+    async def caught_frames(self, token: str) -> proofwire.FramesAnswer:
+        """What has come; answered as soon as everything has, else after a part of a second. Ends the listening."""
+        return await self._call(f"/proof/frames/{token}/close", None, shape=proofwire.FramesAnswer)
+
     async def whereabouts(self, uuid: str) -> Whereabouts:
         """Where the guest stands on the peer; its libvirt is asked now."""
         return await self._call("/whereabouts", wire.WhereaboutsRequest(uuid=uuid), shape=Whereabouts)

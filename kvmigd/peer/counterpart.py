@@ -6,7 +6,8 @@ import asyncio
 import ipaddress
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import msgspec
@@ -14,16 +15,22 @@ from aiohttp import web
 
 from kvmigd.config import Config, Migration, Peer
 from kvmigd.errors import AdmissionBusy, InvalidArguments, NotAuthorised
+from kvmigd.host import nonce
 from kvmigd.peer import proofwire, wire
 from kvmigd.peer.admission import AdmissionDesk
 from kvmigd.peer.burst import Burst, Bursts
+from kvmigd.peer.framewatch import FrameWatch
 from kvmigd.peer.handshake import Handshake
 from kvmigd.peer.local import LocalHost
 from kvmigd.peer.proof import Proof, ProofDesk, ProofFailed, connect_and_read
 from kvmigd.peer.sessions import Sessions
 
-CONNECTIONS_A_PEER = 4
-"""So many connections to a peer are tried at once, when it asks for them."""
+AT_ONCE = 4
+"""So many requests of one kind are worked on at once for one peer."""
+ARRIVAL_SECONDS = 0.7
+"""So long a nonce that cannot be seen yet is waited for."""
+READ_SECONDS = 0.8
+"""A folder that has not answered by then, beside the time that a nonce may take to arrive, hangs."""
 
 Message = TypeVar("Message", bound=msgspec.Struct)
 Handler = Callable[[web.Request, Peer], Awaitable[msgspec.Struct]]
@@ -57,7 +64,9 @@ class Counterpart:
         self._bursts = bursts
         self._proofs = ProofDesk(group)
         self._handshakes = Sessions[Handshake]("handshakes")
-        self._connecting: Counter[str] = Counter()
+        self._catching = Sessions[FrameWatch]("catches of frames", a_peer=2, limit=8)
+        self._group = group
+        self._busy: Counter[tuple[str, str]] = Counter()
 
     @property
     def routes(self) -> tuple[tuple[str, Handler], ...]:
@@ -67,12 +76,17 @@ class Counterpart:
             ("/proof/connect", self._connect),
             ("/proof/burst", self._burst),
             ("/proof/tls", self._tls),
+            ("/proof/storage", self._storage),
+            ("/proof/frames", self._frames),
+            ("/proof/frames/{token}/close", self._close_frames),
             ("/proof/{token}/close", self._close),
         )
 
     async def close(self) -> None:
         """End everything."""
         self._handshakes.close()
+        for watch in self._catching.close():
+            watch.end()
         await self._proofs.close()
 
     @staticmethod
@@ -97,16 +111,23 @@ class Counterpart:
     async def _connect(self, request: web.Request, peer: Peer) -> proofwire.Connected:
         message = await self._read(request, proofwire.ConnectRequest)
         await self._check_owner(message.address, _plain(str(request.remote)), peer)
-        if self._connecting[peer.name] >= CONNECTIONS_A_PEER:
-            raise AdmissionBusy(f"{CONNECTIONS_A_PEER} connections to {peer.name} are being tried.", retry_after=1.0)
-        self._connecting[peer.name] += 1
-        try:
-            await connect_and_read(message.address, message.port, message.nonce, timeout=message.seconds)
-        except ProofFailed as error:
-            return proofwire.Connected(problem=error.reason, text=error.text.rstrip("."))
-        finally:
-            self._connecting[peer.name] -= 1
+        with self._one_more("connections", peer):
+            try:
+                await connect_and_read(message.address, message.port, message.nonce, timeout=message.seconds)
+            except ProofFailed as error:
+                return proofwire.Connected(problem=error.reason, text=error.text.rstrip("."))
         return proofwire.Connected()
+
+    @contextmanager
+    def _one_more(self, what: str, peer: Peer) -> Iterator[None]:
+        """Room for one more of these; raises AdmissionBusy."""
+        if self._busy[what, peer.name] >= AT_ONCE:
+            raise AdmissionBusy(f"{AT_ONCE} {what} are being tried for {peer.name}.", retry_after=1.0)
+        self._busy[what, peer.name] += 1
+        try:
+            yield
+        finally:
+            self._busy[what, peer.name] -= 1
 
     async def _check_owner(self, address: str, origin: str, peer: Peer) -> None:
         """A peer may have this host connect to itself, and to nobody else; raises NotAuthorised."""
@@ -162,6 +183,46 @@ class Counterpart:
         return proofwire.TlsAnswer(
             token=token, data=data, done=handshake.done, problem=handshake.problem, text=handshake.text[:1000]
         )
+
+    # Storage
+
+    async def _storage(self, request: web.Request, peer: Peer) -> proofwire.StorageAnswer:
+        message = await self._read(request, proofwire.StorageRequest)
+        names = {each.folder: each.name for each in message.nonces}
+        if len(names) != len(message.nonces):
+            raise InvalidArguments("A folder is named twice.")
+        with self._one_more("folders", peer):
+            found = await nonce.read(names, arrival=ARRIVAL_SECONDS, seconds=READ_SECONDS)
+        return proofwire.StorageAnswer(
+            nonces=tuple(
+                proofwire.NonceRead(
+                    content=read.content,
+                    user=read.user[:256],
+                    can_write=read.can_write,
+                    problem=read.problem,
+                    text=(read.text or read.write_text)[:1000],
+                )
+                for read in found
+            )
+        )
+
+    # Frames
+
+    async def _frames(self, request: web.Request, peer: Peer) -> proofwire.FramesAnswer:
+        message = await self._read(request, proofwire.FramesRequest)
+        watch = FrameWatch(message.segments, self._local.picture.state.links.bridges, host=self._config().name)
+        token = self._catching.open(watch, peer=peer.name)
+        self._group.create_task(watch.run(), name=f"frames-{peer.name}")
+        return proofwire.FramesAnswer(token=token, segments=await watch.opened())
+
+    async def _close_frames(self, request: web.Request, peer: Peer) -> proofwire.FramesAnswer:
+        token = request.match_info["token"]
+        watch = self._catching.get(token, peer=peer.name)
+        try:
+            return proofwire.FramesAnswer(token=token, segments=await watch.caught())
+        finally:
+            watch.end()
+            self._catching.end(token)
 
 
 async def _addresses(name: str) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:

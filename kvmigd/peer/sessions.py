@@ -10,6 +10,7 @@ from kvmigd.errors import AdmissionBusy, NoLease, NotAuthorised
 
 SESSION_SECONDS = 5.0
 SESSIONS_A_PEER = 4
+SESSIONS_LIMIT = 16
 
 Held = TypeVar("Held")
 
@@ -23,8 +24,17 @@ class _Session(NamedTuple, Generic[Held]):
 class Sessions(Generic[Held]):
     """Things that peers come back to. Each is dropped when its time has passed, whether or not anybody came."""
 
-    def __init__(self, what: str, *, seconds: float = SESSION_SECONDS) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        seconds: float = SESSION_SECONDS,
+        a_peer: int = SESSIONS_A_PEER,
+        limit: int = SESSIONS_LIMIT,
+    ) -> None:
         self._what = what
+        self._a_peer = a_peer
+        self._limit = limit
         self._seconds = seconds
         self._open: dict[str, _Session[Held]] = {}
 
@@ -33,8 +43,10 @@ class Sessions(Generic[Held]):
 
     def open(self, held: Held, *, peer: str) -> str:
         """Keep something; returns its token. Raises AdmissionBusy."""
-        if sum(session.peer == peer for session in self._open.values()) >= SESSIONS_A_PEER:
-            raise AdmissionBusy(f"{peer} has {SESSIONS_A_PEER} {self._what} open here.", retry_after=1.0)
+        if sum(session.peer == peer for session in self._open.values()) >= self._a_peer:
+            raise AdmissionBusy(f"{peer} has {self._a_peer} {self._what} open here.", retry_after=1.0)
+        if len(self._open) >= self._limit:
+            raise AdmissionBusy(f"{self._limit} {self._what} are open here.", retry_after=1.0)
         token = secrets.token_hex(16)
         timer = asyncio.get_running_loop().call_later(self._seconds, self._open.pop, token, None)
         self._open[token] = _Session(peer, held, timer)
@@ -55,7 +67,9 @@ class Sessions(Generic[Held]):
         if session is not None:
             session.timer.cancel()
 
-    def close(self) -> None:
-        """Drop everything."""
+    def close(self) -> list[Held]:
+        """Drop everything, and return what it was."""
+        held = [session.held for session in self._open.values()]
         for token in tuple(self._open):
             self.end(token)
+        return held

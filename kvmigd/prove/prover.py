@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from kvmigd.errors import (
+    AdmissionBusy,
     CertificateInvalid,
     KvmigdError,
     NoLease,
@@ -18,19 +19,24 @@ from kvmigd.errors import (
     ProtocolMismatch,
 )
 from kvmigd.host.local import Host
-from kvmigd.model.proof import PortProof, Proof, Proofs, Throughput, TlsProof
+from kvmigd.model.proof import FrameProof, PortProof, Proof, Proofs, StorageProof, Throughput, TlsProof
 from kvmigd.peer.admission import AdmissionDesk
 from kvmigd.peer.burst import Bursts
 from kvmigd.peer.client import PeerClient
 from kvmigd.peer.identity import unreachable
+from kvmigd.peer.proofwire import FOLDERS_LIMIT, SEGMENTS_LIMIT
+from kvmigd.prove.frames import cross
 from kvmigd.prove.ports import be_reached, reach
+from kvmigd.prove.storage import compare
 from kvmigd.prove.throughput import measure
 from kvmigd.prove.tls import handshake
-from kvmigd.prove.wanted import Purpose, Wanted
+from kvmigd.prove.wanted import Purpose, Segment, Wanted
 
 PROVE_SECONDS = 2.0
 """The longest that one proof takes, whatever the peer does."""
 
+STORAGE_SECONDS = 4.0
+"""The same for storage, which may hang on this host and then on the peer as well."""
 NO_ANSWER = "no-answer"
 """The problem of a proof that the peer left hanging."""
 
@@ -38,6 +44,7 @@ _GONE = (PeerUnreachable, PeerNotTrusted, ProtocolMismatch, CertificateInvalid, 
 """These say nothing of what was to be proved, so they are raised."""
 
 Tried = TypeVar("Tried", bound=Proof)
+Thing = TypeVar("Thing")
 
 
 class Prover:
@@ -55,16 +62,24 @@ class Prover:
 
     async def prove(self, wanted: Wanted) -> Proofs:
         """Everything that is wanted, at the same time."""
-        proved = ports, back, handshakes, rates = await _together(
+        proved = ports, back, storage, frames, handshakes, rates = await _together(
             self.ports(wanted.ports),
             self.ports_back(wanted.back),
+            self.storage(wanted.storage),
+            self.frames(wanted.frames),
             self.tls() if wanted.tls else _nothing(),
             self.throughput() if wanted.throughput else _nothing(),
         )
         every = [proof for group in proved for proof in group]
         if every and all(proof.problem == NO_ANSWER for proof in every):
             raise unreachable(self._link.peer, f"no answer within {PROVE_SECONDS:g} s")
-        return Proofs(ports=(*ports, *back), tls=handshakes, throughput=next(iter(rates), None))
+        return Proofs(
+            ports=(*ports, *back),
+            storage=storage,
+            frames=frames,
+            tls=handshakes,
+            throughput=next(iter(rates), None),
+        )
 
     async def ports(self, purposes: Sequence[Purpose], job: str | None = None) -> tuple[PortProof, ...]:
         """Connections to the peer: to the ports of an admitted job, else to those that it would give next."""
@@ -89,6 +104,28 @@ class Prover:
             )
         )
 
+    async def storage(self, folders: Sequence[str]) -> tuple[StorageProof, ...]:
+        """Whether folders are the same on both hosts."""
+        found = [
+            await self._tried_all(
+                compare(self._link, part), [StorageProof(folder=folder) for folder in part], seconds=STORAGE_SECONDS
+            )
+            for part in _parts(list(dict.fromkeys(folders)), FOLDERS_LIMIT)
+        ]
+        return tuple(proof for part in found for proof in part)
+
+    async def frames(self, segments: Sequence[Segment]) -> tuple[FrameProof, ...]:
+        """Whether bridges, and VLANs on them, are one segment with those of the same name on the peer."""
+        bridges = self._host.picture.state.links.bridges
+        found = [
+            await self._tried_all(
+                cross(self._link, part, here=self._host.config.name, bridges=bridges),
+                [FrameProof(bridge=it.bridge, vlan=it.vlan, mtu=it.mtu) for it in part],
+            )
+            for part in _parts(list(dict.fromkeys(segments)), SEGMENTS_LIMIT)
+        ]
+        return tuple(proof for part in found for proof in part)
+
     async def tls(self) -> tuple[TlsProof, ...]:
         """Handshakes with QEMU's certificates, each host being the server once."""
         here, pki = self._host.config.name, self._host.config.pki
@@ -103,18 +140,46 @@ class Prover:
 
     async def _tried(self, doing: Awaitable[Tried], unproved: Tried) -> Tried:
         """What came of it, with its time; `unproved` is the proof for when nothing did."""
+
+        async def alone() -> tuple[Tried]:
+            return (await doing,)
+
+        (proof,) = await self._tried_all(alone(), [unproved])
+        return proof
+
+    async def _tried_all(
+        self, doing: Awaitable[tuple[Tried, ...]], unproved: Sequence[Tried], *, seconds: float = 0.0
+    ) -> tuple[Tried, ...]:
+        """The same for several proofs of one exchange."""
+        seconds = seconds or PROVE_SECONDS
+        problem = text = ""
+        proofs = tuple(unproved)
         try:
-            async with asyncio.timeout(PROVE_SECONDS):
-                proof = await doing
+            async with asyncio.timeout(seconds):
+                proofs = await doing
         except _GONE:
             raise
         except TimeoutError:
-            text = f"{self._link.name} did not answer within {PROVE_SECONDS:g} s"
-            proof = msgspec.structs.replace(unproved, problem=NO_ANSWER, text=text)
+            problem, text = NO_ANSWER, f"{self._link.name} did not answer within {seconds:g} s"
+        except AdmissionBusy as error:
+            problem, text = "busy", error.message.rstrip(".")
         except KvmigdError as error:
-            proof = msgspec.structs.replace(unproved, problem="failed", text=error.message.rstrip("."))
-        taken = proof.taken_usec or time.time_ns() // 1000
-        return msgspec.structs.replace(proof, taken_usec=taken)
+            problem, text = "failed", error.message.rstrip(".")
+        now = time.time_ns() // 1000
+        return tuple(
+            msgspec.structs.replace(
+                proof,
+                problem=problem or proof.problem,
+                text=text or proof.text,
+                taken_usec=proof.taken_usec or now,
+            )
+            for proof in proofs
+        )
+
+
+def _parts(things: list[Thing], size: int) -> Iterator[list[Thing]]:
+    for at in range(0, len(things), size):
+        yield things[at : at + size]
 
 
 async def _nothing() -> tuple[()]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
@@ -15,20 +17,29 @@ import msgspec
 import pytest
 
 from kvmigd.config import Config, Peer, Pki
-from kvmigd.errors import AdmissionBusy, NoLease, PeerFailed, PeerUnreachable
+from kvmigd.errors import AdmissionBusy, NoLease, NotAuthorised, PeerFailed, PeerUnreachable
+from kvmigd.host import nonce
+from kvmigd.host.frames import FrameFailed
+from kvmigd.host.picture import Picture
+from kvmigd.host.qemuuser import QemuUser
 from kvmigd.model.proof import Proofs
 from kvmigd.peer import burst as bursting
-from kvmigd.peer import proofwire
+from kvmigd.peer import counterpart, proofwire
 from kvmigd.peer.admission import AdmissionDesk
 from kvmigd.peer.burst import Burst, Bursts
+from kvmigd.peer.framewatch import FrameWatch
 from kvmigd.peer.link import PeerLink
 from kvmigd.peer.proof import Proof
+from kvmigd.peer.proofwire import Caught
 from kvmigd.peer.server import PeerServer
+from kvmigd.peer.sessions import Sessions
 from kvmigd.prove import prover as driver
+from kvmigd.prove.frames import judged
 from kvmigd.prove.prover import NO_ANSWER, Prover
-from kvmigd.prove.wanted import Wanted
+from kvmigd.prove.wanted import Segment, Wanted
 from tests.unit import peer_lab as lab
 from tests.unit.peer_lab import asynchronous
+from tests.unit.test_nonce import Keepers
 
 HERE = "127.0.0.1"
 NONCE = "0123456789abcdef0123456789abcdef"
@@ -62,7 +73,7 @@ async def met(root: Path, *, here: Pki | None = None, there: Pki | None = None) 
     config = lab.config(root, name="hosta", pki=here, peers=(Peer(name="hostb"),))
     async with lab.serving(root, pki=there) as server, lab.link_to(server.port, here) as link:
         bursts = Bursts()
-        host: Any = SimpleNamespace(config=config)
+        host: Any = SimpleNamespace(config=config, picture=Picture())
         desk = AdmissionDesk(config.migration)
         yield Met(Prover(host, link, desk=desk, bursts=bursts), link, server, config, bursts)
 
@@ -351,6 +362,150 @@ async def test_a_burst_has_an_end() -> None:
         await served
         assert burst.received < 1000
         writer.transport.abort()
+
+
+# Storage
+
+AS_ROOT = QemuUser("root", 0, frozenset({0}), 0)
+AS_ME = AS_ROOT if os.geteuid() == 0 else QemuUser("me", os.geteuid(), frozenset(os.getgroups()), os.getegid())
+
+
+@asynccontextmanager
+async def keepers(monkeypatch: pytest.MonkeyPatch, *, there: dict[str, str] | None = None) -> AsyncIterator[None]:
+    """Real keepers without systemd; for the peer, folders of this name are those of that (`there`)."""
+    started = Keepers()
+    written, read = nonce.written, nonce.read
+
+    async def elsewhere(names: dict[str, str], **how: Any) -> tuple[nonce.ReadBack, ...]:
+        moved = {(there or {}).get(folder, folder): name for folder, name in names.items()}
+        return await read(moved, user=AS_ME, keeper=started, **how)
+
+    monkeypatch.setattr(nonce, "written", partial(written, user=AS_ME, keeper=started))
+    monkeypatch.setattr(nonce, "read", elsewhere)
+    monkeypatch.setattr(counterpart, "ARRIVAL_SECONDS", 0.05)
+    try:
+        yield
+    finally:
+        await started.ended()
+
+
+@asynchronous
+async def test_storage_of_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    same, other, elsewhere, absent = (tmp_path / name for name in ("same", "other", "elsewhere", "absent"))
+    for folder in (same, other, elsewhere):
+        folder.mkdir()
+    there = {str(other): str(elsewhere), str(same): str(same), str(tmp_path): str(tmp_path / "none")}
+    async with met(tmp_path) as at, keepers(monkeypatch, there=there):
+        folders = tuple(map(str, (same, other, tmp_path, absent, same)))
+        proofs = (await at.prover.prove(Wanted(storage=folders))).storage
+        assert [(proof.key, proof.problem) for proof in proofs] == [
+            (str(same), ""),
+            (str(other), "different"),
+            (str(tmp_path), "missing"),
+            (str(absent), "failed"),
+        ]
+        assert proofs[0].peer_can_write
+        assert proofs[0].user == str(AS_ME)
+    assert [path.name for path in tmp_path.rglob(".kvmigd-*")] == []
+
+
+@pytest.mark.parametrize(
+    "nonces",
+    [
+        [{"folder": "/etc", "name": "passwd"}],
+        [{"folder": "/etc", "name": ".kvmigd-../../shadow"}],
+        [{"folder": "/etc", "name": f".kvmigd-{'0' * 32}x"}],
+        [{"folder": "etc", "name": f".kvmigd-{'0' * 32}"}],
+        [{"folder": "/etc", "name": f".kvmigd-{'0' * 32}"}] * 2,
+        [{"folder": f"/{number}", "name": f".kvmigd-{'0' * 32}"} for number in range(65)],
+    ],
+)
+@asynchronous
+async def test_only_nonces_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nonces: list[Any]) -> None:
+    async def never(*_: object, **__: object) -> None:
+        raise AssertionError("nothing is read")
+
+    monkeypatch.setattr(nonce, "read", never)
+    async with met(tmp_path) as at:
+        with pytest.raises(PeerFailed, match=r"not a StorageRequest|named twice"):
+            await at.link.read_nonces([proofwire.NonceAt(**each) for each in nonces])
+
+
+@asynchronous
+async def test_names_that_are_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    Path(folder).mkdir()
+    async with met(tmp_path) as at, keepers(monkeypatch):
+        (proof,) = await at.prover.storage([folder])
+        assert (proof.problem, proof.text) == ("failed", "hostb cannot be told")
+
+
+# Frames
+
+
+@pytest.mark.parametrize(
+    ("caught", "sent", "problem"),
+    [
+        (Caught(sizes=(64, 1500)), frozenset(), ""),
+        (Caught(sizes=(64,)), frozenset(), "too-large"),
+        (Caught(sizes=(64,)), frozenset({1500}), "too-large"),
+        (Caught(), frozenset(), "lost"),
+        (Caught(problem="no-bridge", text="there is none"), None, "no-bridge"),
+        (Caught(), FrameFailed("no-bridge", "br0 is down"), "no-bridge"),
+    ],
+)
+def test_what_was_caught(caught: Caught, sent: Any, problem: str) -> None:
+    request = proofwire.CatchRequest(bridge="br0", nonce=NONCE)
+    proof = judged(request, caught, sent)
+    assert (proof.problem, bool(proof.text)) == (problem, bool(problem))
+
+
+@asynchronous
+async def test_no_such_bridge(tmp_path: Path) -> None:
+    async with met(tmp_path) as at:
+        (proof,) = (await at.prover.prove(Wanted(frames=(Segment(bridge="br0"),)))).frames
+        assert (proof.problem, proof.text) == ("no-bridge", "there is no bridge br0 on hosta")
+        # whatever a peer says, nothing but bridges is listened on
+        answer = await at.link.catch_frames([proofwire.CatchRequest(bridge="lo", nonce=NONCE)])
+        assert answer.segments[0].text == "there is no bridge lo on hostb"
+        assert (await at.link.caught_frames(answer.token)).segments[0].problem == "no-bridge"
+        with pytest.raises(NoLease):
+            await at.link.caught_frames(answer.token)
+
+
+@asynchronous
+async def test_catching_is_bounded(tmp_path: Path) -> None:
+    async with met(tmp_path) as at:
+        one = proofwire.CatchRequest(bridge="lo", nonce=NONCE)
+        with pytest.raises(PeerFailed, match="not a FramesRequest"):
+            await at.link.catch_frames([one] * 17)
+        for _ in range(2):
+            await at.link.catch_frames([one])
+        with pytest.raises(AdmissionBusy, match="hosta has 2 catches of frames open here"):
+            await at.link.catch_frames([one])
+
+
+@asynchronous
+async def test_catching_ends_by_itself() -> None:
+    watch = FrameWatch([proofwire.CatchRequest(bridge="lo", nonce=NONCE)], (), host="hostb", seconds=0.02)
+    await watch.run()
+    assert (await watch.caught())[0].problem == "no-bridge"
+
+
+@asynchronous
+async def test_sessions_end_by_themselves() -> None:
+    sessions = Sessions[str]("things", seconds=0.02, limit=2)
+    token = sessions.open("x", peer="hosta")
+    with pytest.raises(NotAuthorised):
+        sessions.get(token, peer="hostc")
+    sessions.open("y", peer="hostb")
+    with pytest.raises(AdmissionBusy):
+        sessions.open("z", peer="hostc")
+    await lab.until(lambda: not len(sessions))
+    with pytest.raises(NoLease):
+        sessions.get(token, peer="hosta")
+    sessions.open("z", peer="hostc")
+    assert sessions.close() == ["z"]
 
 
 # A peer that goes away

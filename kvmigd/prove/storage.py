@@ -1,0 +1,53 @@
+"""Proofs that folders are the same storage on both hosts: what is written here is read there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kvmigd.host import nonce
+from kvmigd.model.proof import StorageProof
+from kvmigd.peer.client import PeerClient
+from kvmigd.peer.proofwire import FOLDERS_LIMIT, NonceAt, NonceRead
+
+WRITE_SECONDS = 0.8
+"""A folder of this host that has not answered by then hangs."""
+
+
+async def compare(link: PeerClient, folders: Sequence[str]) -> tuple[StorageProof, ...]:
+    """Write a nonce into each folder, and have the peer read it; at most FOLDERS_LIMIT folders.
+
+    Raises what the peer's daemon answers.
+    """
+    assert len(folders) <= FOLDERS_LIMIT
+    async with nonce.written(folders, seconds=WRITE_SECONDS) as written:
+        sound = [it for it in written if not it.problem and _can_be_told(it.folder)]
+        asked = [NonceAt(folder=it.folder, name=it.name) for it in sound]
+        answers = (await link.read_nonces(asked)).nonces if asked else ()
+    heard = {it.folder: (it, answer) for it, answer in zip(sound, answers, strict=False)}
+    return tuple(
+        judged(*heard[it.folder])
+        if it.folder in heard
+        else StorageProof(
+            folder=it.folder, problem=it.problem or "failed", text=it.text or f"{link.name} cannot be told"
+        )
+        for it in written
+    )
+
+
+def _can_be_told(folder: str) -> bool:
+    """A name that is no UTF-8 does not fit into JSON."""
+    try:
+        folder.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def judged(written: nonce.Written, answer: NonceRead) -> StorageProof:
+    """What the peer's answer to one nonce means."""
+    problem, text = answer.problem, answer.text
+    if not problem and answer.content != written.content:
+        problem, text = "different", "what was read there is not what was written here"
+    return StorageProof(
+        folder=written.folder, user=answer.user, peer_can_write=answer.can_write, problem=problem, text=text
+    )
