@@ -13,8 +13,8 @@ import msgspec
 
 from kvmigd.checks.failures.meaning import HostRole, Meaning
 
-_BLANK = re.compile(r"\{(\.\.\.|[a-z_]+)(?::([^{}]+))?\}")
-_GAP = "[^\n]{0,600}?"
+_BLANK = re.compile(r"\{(\.\.\.|[a-z_]+)(?::((?:[^{}]|\{[0-9,]+\})+))?\}")
+_GAP = "[^\n]{0,240}?"
 
 
 def pattern(message: str) -> re.Pattern[str]:
@@ -32,7 +32,8 @@ def pattern(message: str) -> re.Pattern[str]:
             parts.append(_GAP)
             continue
         after = re.escape(message[end]) if end < len(message) else ""
-        parts.append(f"(?P<{name}>{expression or f'[^{after}\n]{{1,500}}'})")
+        anything = "[^" + after + "\n]{1,500}"
+        parts.append(f"(?P<{name}>{expression or anything})")
     parts.append(re.escape(message[end:]))
     return re.compile("".join(parts))
 

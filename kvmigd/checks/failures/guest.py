@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvmigd.checks.failures.entry import HERE, THERE, entry
+from kvmigd.checks.failures.entry import HERE, entry
 
 _UNPLUG = "On {here}: virsh detach-device {guest} DEVICE.xml --live, or move it offline: kvmigctl migrate --help"
 
@@ -23,7 +23,8 @@ GUEST = (
         "domain '{name}' is already being started",
         origin="libvirt src/conf/virdomainobjlist.c",
         summary="A guest with the same name or UUID runs on {there}.",
-        remedy="Find out which of the two is right before either is touched; on both hosts: virsh domstate --reason {guest}",
+        remedy="Find out which of the two is right before either is touched; on both hosts: virsh domstate --reason "
+        "{guest}",
         subject="{name}",
     ),
     entry(
@@ -56,8 +57,8 @@ GUEST = (
         "There's a migration process in progress",
         "Live migration disabled: dump-guest-memory in progress",
         "Active outgoing migration in phase",
-        origin="libvirt src/conf/virdomainjob.c, src/qemu/qemu_domainjob.c, qemu_migration.c; qemu migration/migration.c, "
-        "dump/dump.c",
+        origin="libvirt src/conf/virdomainjob.c, src/qemu/qemu_domainjob.c, qemu_migration.c; qemu "
+        "migration/migration.c, dump/dump.c",
         summary="libvirt is busy with another job of this guest.",
         remedy="On {here} and {there}: virsh domjobinfo {guest}; wait for its end, or virsh domjobabort {guest}",
         at=HERE,
@@ -89,7 +90,8 @@ GUEST = (
         "Multiple VFIO devices migration is supported only if",
         "vhost-scsi does not support migration in all cases",
         origin="libvirt src/qemu/qemu_migration.c; qemu hw/vfio/migration.c, hw/vfio/common.c, hw/scsi/vhost-scsi.c",
-        summary="A device of {here} itself is handed to the guest (PCI, mediated, vDPA or SCSI); its state cannot be moved.",
+        summary="A device of {here} itself is handed to the guest (PCI, mediated, vDPA or SCSI); its state cannot be "
+        "moved.",
         remedy=_UNPLUG,
         at=HERE,
         subject="host device",
@@ -103,8 +105,8 @@ GUEST = (
         "node device with matching name '{device}'",
         origin="libvirt src/util/virusb.c, virpci.c, virmdev.c, virscsi.c, src/conf/virnodedeviceobj.c",
         summary="The guest is given the host device {device}, and {there} has none.",
-        remedy="Plug it into {there}, or on {here}: virsh detach-device {guest} DEVICE.xml --live; virsh nodedev-list on "
-        "{there} shows what it has",
+        remedy="Plug it into {there}, or on {here}: virsh detach-device {guest} DEVICE.xml --live; virsh "
+        "nodedev-list on {there} shows what it has",
         subject="{device}",
     ),
     entry(
@@ -115,7 +117,8 @@ GUEST = (
         "SCSI device {device} is already in use by other domain(s)",
         origin="libvirt src/hypervisor/virhostdev.c",
         summary="The host device {device} is in use by another guest on {there}.",
-        remedy="On {there}: virsh nodedev-dumpxml shows the device; detach it from that guest first: virsh detach-device",
+        remedy="On {there}: virsh nodedev-dumpxml shows the device; detach it from that guest first: virsh "
+        "detach-device",
         subject="{device}",
     ),
     entry(
@@ -138,8 +141,8 @@ GUEST = (
         "Migration is disabled when VirtFS export path '{path}' is mounted in the guest using mount_tag",
         origin="libvirt src/qemu/qemu_migration.c; qemu hw/virtio/vhost-user-fs.c, hw/9pfs/9p.c",
         summary="A folder of {here} is shared with the guest by virtiofs or 9p, which keeps it here.",
-        remedy="In the guest: umount it; on {here}: virsh detach-device {guest} FILESYSTEM.xml --live. NFS in the guest can "
-        "move",
+        remedy="In the guest: umount it; on {here}: virsh detach-device {guest} FILESYSTEM.xml --live. NFS in the "
+        "guest can move",
         at=HERE,
         subject="shared folder",
     ),
@@ -208,7 +211,8 @@ GUEST = (
         "guest.blockers",
         "The {format} format used by node '{node}' does not support live migration",
         "The vvfat (rw) format used by node '{node}' does not support live migration",
-        origin="qemu block/vmdk.c, block/vdi.c, block/vpc.c, block/vhdx.c, block/qcow.c, block/parallels.c, block/vvfat.c",
+        origin="qemu block/vmdk.c, block/vdi.c, block/vpc.c, block/vhdx.c, block/qcow.c, block/parallels.c, "
+        "block/vvfat.c",
         summary="A disk of the guest has an image format that QEMU cannot use on two hosts in turn.",
         remedy="On {here}: shut the guest down and convert the image: qemu-img convert -O qcow2",
         at=HERE,
@@ -234,37 +238,30 @@ GUEST = (
         "migration with transient disk is not supported",
         "domain's dimm info lacks slot ID or base address",
         "domain is marked for auto destroy",
-        "Cannot migrate bitmap '{device}' on node",
-        "can't be migrated",
+        "Cannot migrate bitmap '{bitmap}' on node",
+        "Bitmap '{bitmap}' in {...}can't be migrated",
         origin="libvirt src/qemu/qemu_migration.c; qemu ui/vdagent.c, migration/block-dirty-bitmap.c",
         summary="The guest has a device or a setting with which it cannot be migrated.",
-        remedy="On {here}: virsh dumpxml {guest} shows it; take it away, or shut the guest down and start it on {there}",
+        remedy="On {here}: virsh dumpxml {guest} shows it; take it away, or shut the guest down and start it on "
+        "{there}",
         at=HERE,
         subject="{guest}",
     ),
     entry(
-        "guest.definition",
-        "Target domain {what} does not match source",
-        "Target {what} does not match source",
-        "Target {what} doesn't match source",
-        "State of feature '{what}' differs: source",
-        "State of KVM feature '{what}' differs: source",
-        "State of HyperV enlightenment feature '{what}' differs: source",
-        "Size of target NUMA node {what} doesn't match source",
-        origin="libvirt src/conf/domain_conf.c, src/conf/cpu_conf.c, src/conf/numa_conf.c",
-        summary="The definition that the guest would have on {there} differs from the one it runs with: {what}.",
-        remedy="A hook script or another version of libvirt changes it. On {here}: virsh dumpxml --migratable {guest}; on "
-        "{there}: /etc/libvirt/hooks/qemu",
-        subject="{what}",
+        "machine.type",
+        "Target domain machine type {machine} does not match source {source}",
+        origin="libvirt src/conf/domain_conf.c",
+        summary="The guest would have the machine type {machine} on {there}; it runs with {source}.",
+        remedy="On {here}: virsh dumpxml --migratable {guest} | grep machine=; on {there}: /etc/libvirt/hooks/qemu",
+        subject="{machine}",
     ),
     entry(
         "guest.sockets",
         "Failed to connect to '{path:/[^'\n]{1,300}}': ",
-        "failed to connect to socket",
         "Failed to connect socket {path}: ",
         origin="qemu util/qemu-sockets.c, chardev/char-socket.c",
-        summary="Nothing listens on {there} at the socket that a device of the guest is connected to (vhost-user, serial "
-        "port or TPM).",
+        summary="Nothing listens on {there} at the socket that a device of the guest is connected to (vhost-user, "
+        "serial port or TPM).",
         remedy="On {there}: start what serves it (OVS-DPDK: ovs-vsctl show; SPDK) with the same path: ls -l {path}",
         subject="{path}",
     ),

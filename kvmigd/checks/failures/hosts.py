@@ -1,16 +1,16 @@
-"""The hosts and what lies between them: libvirt on both, their names, the ports, TLS."""
+"""The hosts and what lies between them: libvirt on both, their names, the ports."""
 
 from __future__ import annotations
 
-from kvmigd.checks.failures.entry import HERE, THERE, entry
+from kvmigd.checks.failures.entry import HERE, entry
 
 _PROXY = (
     "On {there}: systemctl enable --now virtproxyd-tls.socket (libvirtd-tls.socket where libvirtd is one daemon), and "
     "open TCP port 16514 in its firewall"
 )
 _OPEN = (
-    "On {there}: firewall-cmd --permanent --add-port=49152-49215/tcp && firewall-cmd --reload, or the like in nftables; "
-    "then kvmigctl check {guest}"
+    "On {there}: firewall-cmd --permanent --add-port=49152-49215/tcp && firewall-cmd --reload, or the like in "
+    "nftables; then kvmigctl check {guest}"
 )
 _NAMES = "On {here}: getent ahosts {address}; add it to DNS or to /etc/hosts"
 
@@ -67,7 +67,8 @@ HOSTS = (
         "hypervisor.remote",
         "unable to connect to server at '{address}:{port:16514|16509}': ",
         origin="libvirt src/rpc/virnetsocket.c",
-        summary="Port {port} of libvirt on {there} does not answer: a firewall drops it, or there is no way to {there}.",
+        summary="Port {port} of libvirt on {there} does not answer: a firewall drops it, or there is no way to "
+        "{there}.",
         remedy=_PROXY,
         subject="TCP port {port}",
     ),
@@ -76,7 +77,8 @@ HOSTS = (
         "unable to connect to server at '{address:[^'\n]{1,255}}:{port:[0-9]{1,5}}': Connection refused",
         "Failed to connect to '{address:[^'/\n]{1,255}}:{port:[0-9]{1,5}}': Connection refused",
         origin="libvirt src/rpc/virnetsocket.c; qemu util/qemu-sockets.c",
-        summary="Port {port} on {there} refused the connection: a firewall rejects it, or QEMU there has ended already.",
+        summary="Port {port} on {there} refused the connection: a firewall rejects it, or QEMU there has ended "
+        "already.",
         remedy=_OPEN,
         subject="TCP port {port}",
     ),
@@ -105,8 +107,8 @@ HOSTS = (
         "Unable to find an unused port in range '{range:migration|nbd}' ({ports:[0-9-]{1,11}})",
         origin="libvirt src/util/virportallocator.c",
         summary="All ports for migrations on {there} ({ports}) are taken.",
-        remedy="On {there}: ss -tlnp; end what holds them, or raise migration_port_max in /etc/libvirt/qemu.conf and open "
-        "the new ports",
+        remedy="On {there}: ss -tlnp; end what holds them, or raise migration_port_max in /etc/libvirt/qemu.conf and "
+        "open the new ports",
         subject="TCP ports {ports}",
     ),
     entry(
@@ -115,7 +117,8 @@ HOSTS = (
         "Failed to find an available port: Address already in use",
         origin="libvirt src/util/virportallocator.c; qemu util/qemu-sockets.c",
         summary="No port is free on {there} for the display of {guest}.",
-        remedy="On {there}: ss -tlnp; on {here}: virsh dumpxml {guest} shows <graphics>: autoport='yes' finds another port",
+        remedy="On {there}: ss -tlnp; on {here}: virsh dumpxml {guest} shows <graphics>: autoport='yes' finds "
+        "another port",
         subject="display",
     ),
     entry(
@@ -126,8 +129,8 @@ HOSTS = (
         "Failed to bind socket: Cannot assign requested address",
         origin="qemu util/qemu-sockets.c",
         summary="The display of {guest} is to listen on an address or port that is not to be had on {there}.",
-        remedy="On {here}: virsh edit {guest}: <graphics autoport='yes' listen='0.0.0.0'>, or an address that both hosts "
-        "have; it counts after the guest's next start",
+        remedy="On {here}: virsh edit {guest}: <graphics autoport='yes' listen='0.0.0.0'>, or an address that both "
+        "hosts have; it counts after the guest's next start",
         subject="display",
     ),
     entry(
@@ -163,13 +166,14 @@ HOSTS = (
     ),
     entry(
         "hypervisor.remote",
-        "authentication failed: {reason:no polkit agent[^\n]{0,200}|[^\n]{0,200}SASL[^\n]{0,200}|No worthy mechs[^\n]{0,100}}",
+        "authentication failed: {reason:no polkit agent[^\n]{0,200}|[^\n]{0,200}SASL[^\n]{0,200}|No worthy "
+        "mechs[^\n]{0,100}}",
         "authentication unavailable: {reason}",
         "access denied: {reason}",
         origin="libvirt src/remote/remote_daemon_dispatch.c, src/rpc/virnetsaslcontext.c, src/util/viraccessmanager.c",
         summary="libvirt on {there} does not let {here} in: {reason}.",
-        remedy="On {there}: auth_tls = \"none\" in /etc/libvirt/libvirtd.conf (virtproxyd.conf), with certificates as the "
-        "proof of who calls; restart it",
+        remedy='On {there}: auth_tls = "none" in /etc/libvirt/libvirtd.conf (virtproxyd.conf): the certificate proves who '
+        "calls; restart it",
         subject="libvirt",
     ),
     entry(
@@ -189,147 +193,8 @@ HOSTS = (
         "Hook script execution failed: {reason}",
         origin="libvirt src/util/virhook.c",
         summary="libvirt's hook script refused the guest: {reason}.",
-        remedy="On {there} (and {here}): /etc/libvirt/hooks/qemu; run it by hand: /etc/libvirt/hooks/qemu {guest} migrate "
-        "begin - </dev/null",
+        remedy="On {there} (and {here}): /etc/libvirt/hooks/qemu; run it by hand: /etc/libvirt/hooks/qemu {guest} "
+        "migrate begin - </dev/null",
         subject="/etc/libvirt/hooks/qemu",
-    ),
-)
-
-TLS = (
-    entry(
-        "tls.material",
-        "Unable to access credentials {path:[^\n ]{0,400}client-[^\n: ]{1,100}}: {reason}",
-        "Unable to import client certificate {path}: {reason}",
-        origin="qemu crypto/tlscreds.c, crypto/tlscredsx509.c",
-        summary="QEMU on {here} cannot use its certificate {path}: {reason}.",
-        remedy="On {here}: install it there, readable for QEMU's user (ls -l {path}); /etc/pki/qemu is the usual folder",
-        at=HERE,
-        subject="{path}",
-    ),
-    entry(
-        "tls.material",
-        "Unable to access credentials {path}: {reason}",
-        "Unable to import server certificate {path}: {reason}",
-        "Unable to import CA certificate list {path:[^\n: ]{1,400}}: {reason}",
-        "Cannot load CA certificate '{path}': {reason}",
-        "Cannot load certificate '{path}' & key '{key}': {reason}",
-        origin="qemu crypto/tlscreds.c, crypto/tlscredsx509.c",
-        summary="QEMU cannot use the certificate {path}: {reason}.",
-        remedy="On {there}: install it there, readable for QEMU's user (ls -l {path}); /etc/pki/qemu is the usual folder",
-        subject="{path}",
-    ),
-    entry(
-        "tls.material",
-        "Cannot read {kind:[A-Za-z ]{1,40}} '{path}': {reason}",
-        "Unable to set x509 CA certificate: {path}: {reason}",
-        "Unable to set x509 key and certificate: {key}, {path}: {reason}",
-        origin="libvirt src/rpc/virnettlscontext.c",
-        summary="libvirt on {here} cannot use {path}: {reason}.",
-        remedy="On {here}: install the certificates of libvirt's client: /etc/pki/CA/cacert.pem, "
-        "/etc/pki/libvirt/clientcert.pem, /etc/pki/libvirt/private/clientkey.pem",
-        at=HERE,
-        subject="{path}",
-    ),
-    entry(
-        "tls.material",
-        "The certificate {path} has expired",
-        "The {role:server|client|CA} certificate {path} has expired",
-        "The {role:server|client|CA} certificate has expired",
-        "Certificate has expired",
-        origin="libvirt src/rpc/virnettlscert.c, virnettlscontext.c; qemu crypto/tlscredsx509.c, crypto/tlssession.c",
-        summary="A certificate has expired.",
-        remedy="On {here} and {there}: kvmigctl pki issues new ones; certtool -i --infile /etc/pki/qemu/server-cert.pem "
-        "shows until when one is good",
-        subject="certificate",
-    ),
-    entry(
-        "clock.skew",
-        "The certificate {path} is not yet active",
-        "The {role:server|client|CA} certificate {path} is not yet active",
-        "The {role:server|client|CA} certificate is not yet active",
-        "The certificate is not yet activated",
-        origin="libvirt src/rpc/virnettlscert.c, virnettlscontext.c; qemu crypto/tlscredsx509.c",
-        summary="A certificate is not valid yet: the clock of one of the hosts is wrong.",
-        remedy="On {here} and {there}: timedatectl; systemctl enable --now chronyd (or systemd-timesyncd)",
-        subject="clock",
-    ),
-    entry(
-        "tls.material",
-        "usage does not permit key encipherment",
-        "usage does not permit digital signature",
-        "usage does not permit certificate signing",
-        "purpose does not allow use for with a TLS",
-        "purpose does not allow use with a TLS",
-        origin="libvirt src/rpc/virnettlscert.c, virnettlscontext.c; qemu crypto/tlscredsx509.c",
-        summary="A certificate is of the wrong kind: its key usage does not fit (libvirt 9 and older want RSA keys).",
-        remedy="On {here} and {there}: kvmigctl pki issues RSA certificates with the right usage",
-        subject="certificate",
-    ),
-    entry(
-        "tls.material",
-        "Certificate {path} owner does not match the hostname {name}",
-        "Certificate does not match the hostname {name}",
-        origin="libvirt src/rpc/virnettlscontext.c; qemu crypto/tlssession.c",
-        summary="The certificate of {there} is not for the name {name}.",
-        remedy="On {there}: issue a certificate with {name} among its names (subjectAltName)",
-        subject="certificate",
-    ),
-    entry(
-        "tls.material",
-        "Our own certificate {path} failed validation against {authority:[^\n:]{1,400}}: {reason}",
-        "The certificate hasn't got a known issuer",
-        "The certificate is not trusted",
-        "The certificate has been revoked",
-        "The certificate uses an insecure algorithm",
-        "Failed to verify peer's certificate",
-        "Certificate failed validation: {reason}",
-        origin="libvirt src/rpc/virnettlscontext.c, virnettlscert.c; qemu crypto/tlssession.c, crypto/tlscredsx509.c",
-        summary="The certificates of {here} and {there} do not come from the same authority.",
-        remedy="On {here} and {there}: sha256sum /etc/pki/CA/cacert.pem /etc/pki/qemu/ca-cert.pem; the same authority must "
-        "have signed both hosts' certificates",
-        subject="certificate",
-    ),
-    entry(
-        "tls.material",
-        "Client's Distinguished Name is not on the list of allowed clients",
-        origin="libvirt src/rpc/virnettlscontext.c",
-        summary="libvirt on {there} does not know the certificate of {here}.",
-        remedy="On {there}: add the name of {here}'s certificate to tls_allowed_dn_list in /etc/libvirt/libvirtd.conf "
-        "(virtproxyd.conf), and restart it",
-        subject="tls_allowed_dn_list",
-    ),
-    entry(
-        "tls.material",
-        "host migration TLS directory not configured",
-        "migrate_tls_x509_cert_dir directory '{path}' does not exist",
-        "default_tls_x509_cert_dir directory '{path}' does not exist",
-        origin="libvirt src/qemu/qemu_migration_params.c, qemu_conf.c",
-        summary="libvirt has no folder with the certificates for QEMU's stream.",
-        remedy="On {here} and {there}: put them into /etc/pki/qemu, or set migrate_tls_x509_cert_dir in "
-        "/etc/libvirt/qemu.conf",
-        subject="migrate_tls_x509_cert_dir",
-    ),
-    entry(
-        "tls.stream",
-        "this libvirtd instance allows migration only with VIR_MIGRATE_TLS flag",
-        origin="libvirt src/qemu/qemu_migration.c",
-        summary="libvirt takes part only in encrypted migrations (migrate_tls_force), and this stream was not to be one.",
-        remedy="On {here} and {there}: kvmigctl pki makes the certificates for QEMU's stream, which is encrypted then",
-        at=HERE,
-        subject="TLS",
-    ),
-    entry(
-        "tls.stream",
-        "Cannot write to TLS channel",
-        "Cannot read from TLS channel",
-        "TLS handshake failed",
-        "TLS migration is not supported with this QEMU binary",
-        "The TLS connection was non-properly terminated",
-        origin="qemu io/channel-tls.c, crypto/tlssession.c; libvirt src/rpc/virnettlscontext.c, qemu_migration_params.c",
-        summary="The encrypted stream between {here} and {there} was not to be had, or broke: mostly a certificate that "
-        "the other side refuses.",
-        remedy="On {there}: tail /var/log/libvirt/qemu/{guest}.log says why; on both hosts: openssl verify -CAfile "
-        "/etc/pki/qemu/ca-cert.pem /etc/pki/qemu/server-cert.pem",
-        subject="TLS",
     ),
 )
