@@ -169,6 +169,7 @@ class _Session:
         self._keeper = keeper
         self._said = said
         self._connection: Connection | None = None
+        self._hangs = False
 
     async def __aenter__(self) -> _Session:
         return self
@@ -183,7 +184,8 @@ class _Session:
                 writer.write(f"{who}{''.join(lines)}go\n".encode())
                 ready = await reader.readline()
             if ready and not await self._hear(reader, waited, seconds):
-                return  # those that have not answered are late
+                self._hangs = bool(waited)  # those stay late
+                return
             why = _ENDED
         except (ConnectionResetError, BrokenPipeError):
             why = _ENDED
@@ -216,7 +218,7 @@ class _Session:
         try:
             with contextlib.suppress(OSError, TimeoutError):
                 writer.write_eof()
-                async with asyncio.timeout(_REMOVAL_SECONDS):
+                async with asyncio.timeout(0 if self._hangs else _REMOVAL_SECONDS):
                     while await reader.read(4096):
                         pass
         finally:

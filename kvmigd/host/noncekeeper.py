@@ -234,13 +234,16 @@ def serve(order: list[str], user: Identity) -> None:
         os.write(1, f"{key} {line}\n".encode())  # so little goes out in one piece
 
     try:
-        if order[0] == "write":
-            keep(tell, user, order[2], order[3], bytes.fromhex(order[4]))
-        else:
-            content, writes = read(user, order[2], float(order[3]), bytes.fromhex(order[4]))
-            tell(f"read {content} {writes}")
-    except Failed as failure:
-        tell(f"error {failure.step} {failure.number}")
+        try:
+            if order[0] == "write":
+                keep(tell, user, order[2], order[3], bytes.fromhex(order[4]))
+            else:
+                content, writes = read(user, order[2], float(order[3]), bytes.fromhex(order[4]))
+                tell(f"read {content} {writes}")
+        except Failed as failure:
+            tell(f"error {failure.step} {failure.number}")
+    except ConnectionError:
+        return  # nobody listens any longer
 
 
 def _is_sound(order: list[str]) -> bool:
