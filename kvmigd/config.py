@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import tomllib
+import typing
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -103,7 +104,7 @@ class File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     pki: Pki = Pki()
     migration: Migration = Migration()
     evacuation: Evacuation = Evacuation()
-    checks: dict[str, dict[str, Judgement]] = {}
+    checks: dict[str, Any] = {}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +124,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 
 T = TypeVar("T")
+_JUDGEMENTS: tuple[str, ...] = typing.get_args(Judgement)
 _LEVELS = ("debug", "info", "warning", "error")
 _POSITION = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$")
 _PART = r"""(?:"(?:[^"\\]|\\.)*"|'[^']*'|[A-Za-z0-9_-]+)"""
@@ -215,7 +217,12 @@ def _convert(kind: type, value: Any) -> Any:
 def _check(file: File, text: _Text, settable: Collection[str] | None) -> None:
     """What one key alone does not tell."""
     for subject, things in file.checks.items():
-        for thing in things:
+        if not isinstance(things, dict):
+            raise text.error('Expected a check\'s id, as in software.release = "warn"', "checks", subject)
+        for thing, how in things.items():
+            if how not in _JUDGEMENTS:
+                what = f"Expected one of {', '.join(_JUDGEMENTS)}, got {how!r}"
+                raise text.error(what, "checks", subject, thing)
             if settable is not None and f"{subject}.{thing}" not in settable:
                 what = f"there is no check {subject}.{thing} whose severity can be set; `kvmigctl explain` lists them"
                 raise text.error(what, "checks", subject, thing)

@@ -9,10 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from kvmigd.config import Config, Listen, Migration, Peer
+from kvmigd.host.inventory import InventoryMonitor
 from kvmigd.host.local import Host
 from kvmigd.jobs import Jobs
+from kvmigd.model.firewall import Firewall
 from kvmigd.model.links import Links
 from kvmigd.model.mounts import MountFact, Mounts
+from kvmigd.model.storage import Storage
 from kvmigd.model.system import Release, System
 from kvmigd.peer.admission import AdmissionDesk
 from kvmigd.peer.link import Pace
@@ -26,7 +29,9 @@ from tests.unit import peer_lab
 NAMES = ("hosta", "hostb", "hostc")
 KNOWN = (
     Mounts(problem="", mounts=(MountFact(point="/", fs_type="ext4", source="/dev/vda1"),)),
+    Storage(problem=""),
     Links(problem=""),
+    Firewall(problem=""),
     System(problem="", kernel="6.1.0", release=Release(id="debian", version_id="12", pretty_name="Debian 12")),
 )
 """What the monitors of a real daemon would publish."""
@@ -64,6 +69,7 @@ async def daemons(root: Path, count: int = 2) -> AsyncIterator[dict[str, Side]]:
     servers: list[PeerServer] = []
     everyone: list[Peers] = []
     stores = []
+    monitors: list[asyncio.Task[None]] = []
     low, _high = peer_lab.PORTS
     async with asyncio.TaskGroup() as group:
         for number, name in enumerate(ports):
@@ -86,6 +92,7 @@ async def daemons(root: Path, count: int = 2) -> AsyncIterator[dict[str, Side]]:
             )
             for subject in KNOWN:
                 host.picture.publish(subject)
+            monitors.append(group.create_task(InventoryMonitor(host.picture, hypervisor).run()))
             server = await PeerServer(settings, host, group=group, desk=desk).__aenter__()
             peers = await Peers(settings, group, pace=Pace(first_pause=0.02, longest_pause=0.05)).__aenter__()
             store = Store(root / name / "state").__enter__()
@@ -95,9 +102,12 @@ async def daemons(root: Path, count: int = 2) -> AsyncIterator[dict[str, Side]]:
             everyone.append(peers)
             stores.append(store)
         await until(lambda: all(view.is_connected for side in sides.values() for view in side.service.peers))
+        await until(lambda: all(not view.picture.unknown for side in sides.values() for view in side.service.peers))
         try:
             yield sides
         finally:
+            for monitor in monitors:
+                monitor.cancel()
             for peers in everyone:
                 await peers.__aexit__(None, None, None)
             for server in servers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache, wraps
@@ -241,9 +241,9 @@ class MadeUpHost:
         for listener in self.listeners:
             listener()
 
-    async def examine(self, guest: Guest, other: str) -> Examination:
+    async def examine(self, guests: Sequence[Guest], other: str) -> Examination:
         self.seen_from.append(other)
-        if guest.name == "broken":
+        if any(guest.name == "broken" for guest in guests):
             raise RuntimeError("a defect")
         return Examination(facts=self.facts)
 

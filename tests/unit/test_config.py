@@ -46,6 +46,10 @@ lease_seconds = 5
 [evacuation]
 on_shutdown = false
 deadline_seconds = 1740
+
+[checks]
+software.release = "block"
+network.mtu = "ignore"
 """
 
 
@@ -80,7 +84,9 @@ def keys_of(shape: Any) -> dict[str, set[str]]:
     """All keys by table; those outside of tables under ""."""
     tables: dict[str, set[str]] = {"": set()}
     for field in msgspec.structs.fields(shape):
-        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+        if field.name == "checks":
+            tables[field.name] = {"software.release"}  # any check's id is a key
+        elif isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
             tables[field.name] = {inner.name for inner in msgspec.structs.fields(field.type)}
         else:
             tables[""].add(field.name)
@@ -114,6 +120,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             lease_seconds=5.0,
         ),
         evacuation=Evacuation(on_shutdown=False, deadline_seconds=1740),
+        checks={"software.release": "block", "network.mtu": "ignore"},
         peers={"hostb": Peer(name="hostb", address="192.0.2.3", port=7, libvirt_uri="qemu+ssh://hostb/system")},
     )
 
@@ -126,6 +133,18 @@ def test_the_text_above_has_every_key_and_the_manual_too() -> None:
         for key in keys:
             assert f"\n{key} = " in part.split("\n[")[0]
             assert key in manual
+
+
+def test_only_severities_of_checks_that_have_one_can_be_set(tmp_path: Path) -> None:
+    folder = configured(tmp_path, "[checks]\nsoftware.relaese = 'warn'")
+    assert load(folder).checks == {"software.relaese": "warn"}, "nobody here knows the catalogue"
+    with pytest.raises(ConfigurationInvalid, match=r"kvmigd.toml:2:1: there is no check software.relaese whose"):
+        load(folder, settable=frozenset({"software.release"}))
+    folder = configured(tmp_path, "[checks.software]\nrelease = 'fatal'")
+    with pytest.raises(
+        ConfigurationInvalid, match=r"kvmigd.toml:2:1: Expected one of block, warn, ignore, got 'fatal'"
+    ):
+        load(folder)
 
 
 def test_nothing_at_all_means_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,11 +189,11 @@ async def test_a_port_that_cannot_be_proved(tmp_path: Path, monkeypatch: pytest.
 @lab.asynchronous
 async def test_examination_is_asked_in_the_name_of_the_certificate(tmp_path: Path) -> None:
     async with meeting(tmp_path) as met:
-        assert await met.link.examine(GUEST) == Examination(facts=lab.FACTS)
+        assert await met.link.examine((GUEST,)) == Examination(facts=lab.FACTS)
         assert met.host.seen_from == ["hosta"]
         broken = msgspec.structs.replace(GUEST, name="broken")
         with pytest.raises(PeerFailed, match="Peer hostb answered: Internal error: RuntimeError"):
-            await met.link.examine(broken)
+            await met.link.examine((broken,))
 
 
 # Garbage
@@ -244,7 +244,7 @@ async def test_garbage(tmp_path: Path) -> None:
 @lab.asynchronous
 async def test_fields_of_a_later_version_are_ignored(tmp_path: Path) -> None:
     async with meeting(tmp_path) as met:
-        body = {"guest": {**msgspec.to_builtins(GUEST), "novelty": 1}, "novelty": [2]}
+        body = {"guests": [{**msgspec.to_builtins(GUEST), "novelty": 1}], "novelty": [2]}
         await post_ok(met, "/v3/examine", json.dumps(body).encode())
 
 

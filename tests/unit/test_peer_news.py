@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -57,14 +58,18 @@ def test_only_what_changed_is_told() -> None:
     state = heard(news.changes())
     picture.publish(Links(problem="", bridges=(BridgeFact(name="br0", exists=True),)))
     lines = news.changes()
-    assert len(lines.splitlines()) == 1
+    assert [next(iter(json.loads(line))) for line in lines.splitlines()] == ["links", "generation"]
+    assert news.generation == picture.state.generation
     state = heard(lines, state)
+    assert state.generation == news.generation
     assert state.links.bridges[0].name == "br0"
     assert news.changes() == b""
     picture.publish(Mounts(problem="", mounts=(NFS,)))
     heard(news.changes(), state)
     picture.publish(Mounts(problem="", mounts=(NFS, PROC)))
+    told = news.generation
     assert news.changes() == b"", "nothing that matters to peers"
+    assert news.generation == told < picture.state.generation
     picture.unknown(Links, "the kernel is silent")
     state = heard(news.changes(), state)
     assert state.links.problem == "the kernel is silent"
