@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import structlog
 
+from kvmigd.checks.failures import finding_of, understood
 from kvmigd.checks.guest import memory_needed
 from kvmigd.checks.network import port_open
 from kvmigd.errors import (
@@ -226,6 +227,7 @@ class Mover:
             return
         both = "; ".join(side.describe() for side in (source, destination) if side is not None)
         log.warning("guest did not arrive", **fields, hosts=both, complaint=failure.message if failure else "")
+        failure = self._explained(job, guest, link, failure)
         if outcome is Outcome.STAYED:
             with contextlib.suppress(PeerUnreachable):
                 await link.settle(job.uuid, guest.uuid, outcome="stayed", autostart=False)
@@ -243,6 +245,21 @@ class Mover:
             hint=f"On both hosts: virsh domstate --reason {guest.name}. Where it is paused and runs nowhere else: "
             f"virsh resume {guest.name}",
         )
+
+    def _explained(self, job: Job, guest: Guest, link: PeerLink, failure: KvmigdError | None) -> KvmigdError | None:
+        """The failure with libvirt's own words and what they mean, which becomes the job's first finding.
+
+        Words that nobody has entered in the dictionary stay as they are.
+        """
+        if not isinstance(failure, HypervisorFailed):
+            return failure
+        meaning = understood(failure.message, failure.number)
+        if meaning is None:
+            return failure
+        here = self._host.config.name
+        finding = finding_of(meaning, here=here, there=link.name, raw=failure.message, guest=guest.name)
+        job.findings = (finding, *job.findings)
+        return HypervisorFailed(f"{failure.message}. {finding.summary}", hint=finding.remedy, number=failure.number)
 
     async def _resolve(self, guest: Guest, link: PeerLink) -> tuple[Whereabouts, Whereabouts | None, Outcome]:
         give_up = time.monotonic() + RESOLVE_SECONDS

@@ -24,6 +24,7 @@ from kvmigd.errors import (
     SameHost,
     Unresolved,
 )
+from kvmigd.host.hypervisor import Stream
 from kvmigd.jobs import Job
 from kvmigd.migrate import mover
 from kvmigd.model.finding import Verdict
@@ -107,6 +108,78 @@ def test_what_libvirt_says_does_not_count_but_where_the_guest_runs(
         assert b.desk.reservations == ()
         if fault == "finish-lost":
             assert web.uuid not in a.hypervisor.known, "the shell of the guest is gone"
+
+    run(body)
+
+
+MISSING = (
+    "internal error: process exited while connecting to monitor: Could not open '/srv/web.qcow2': "
+    "No such file or directory"
+)
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "check"),
+    [
+        (38, "Cannot get interface MTU on 'br0': No such device", "network.bridge"),
+        (1, MISSING, "storage.path"),
+        (9, "operation failed: something new", ""),
+    ],
+)
+def test_libvirts_words_become_the_check_that_should_have_known(
+    run: Run, monkeypatch: pytest.MonkeyPatch, number: int, words: str, check: str
+) -> None:
+    async def body(sides: dict[str, Side]) -> None:
+        a, b = sides["hosta"], sides["hostb"]
+        a.hypervisor.add(guest("web"))
+        known = (await a.service.check("web", "hostb", CheckOptions(prove=False))).findings
+
+        async def fail(_uuid: str, _stream: Stream) -> None:
+            raise HypervisorFailed(words, number=number)
+
+        monkeypatch.setattr(a.hypervisor, "migrate", fail)
+        job = await migrated(a, "web")
+        error = error_of(job)
+        assert isinstance(error, HypervisorFailed)
+        assert error.number == number
+        assert b.desk.reservations == ()
+        if not check:
+            assert (error.message, error.hint) == (words, ""), "nothing is guessed"
+            assert len(job.findings) == len(known)
+            return
+        first = job.findings[0]
+        assert (first.check, first.severity, first.basis, first.host) == (check, "block", "proved", "hostb")
+        assert first.found == words
+        assert len(job.findings) == len(known) + 1
+        assert error.message == f"{words}. {first.summary}"
+        assert error.hint == first.remedy
+        assert "hostb" in first.remedy
+
+    run(body)
+
+
+def test_what_libvirt_complains_of_is_no_finding_when_the_guest_arrived(run: Run) -> None:
+    async def body(sides: dict[str, Side]) -> None:
+        a = sides["hosta"]
+        a.hypervisor.add(guest("web"))
+        a.hypervisor.fault = "finish-lost"
+        job = await migrated(a, "web")
+        assert job.state is JobState.DONE
+        assert "hypervisor.remote" not in [finding.check for finding in job.findings]
+
+    run(body)
+
+
+def test_a_guest_that_is_lost_is_told_with_the_meaning_of_libvirts_words(run: Run) -> None:
+    async def body(sides: dict[str, Side]) -> None:
+        a = sides["hosta"]
+        a.hypervisor.add(guest("web"))
+        a.hypervisor.fault = "destroyed"
+        job = await migrated(a, "web")
+        assert isinstance(job.error, GuestLost)
+        assert job.findings[0].check == "guest.state"
+        assert job.findings[0].summary in job.error.message
+        assert "virsh start web" in job.error.hint
 
     run(body)
 

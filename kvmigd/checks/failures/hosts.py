@@ -172,8 +172,8 @@ HOSTS = (
         "access denied: {reason}",
         origin="libvirt src/remote/remote_daemon_dispatch.c, src/rpc/virnetsaslcontext.c, src/util/viraccessmanager.c",
         summary="libvirt on {there} does not let {here} in: {reason}.",
-        remedy='On {there}: auth_tls = "none" in /etc/libvirt/libvirtd.conf (virtproxyd.conf): the certificate proves who '
-        "calls; restart it",
+        remedy='On {there}: auth_tls = "none" in /etc/libvirt/libvirtd.conf (virtproxyd.conf): certificates prove '
+        "who calls; restart it",
         subject="libvirt",
     ),
     entry(
