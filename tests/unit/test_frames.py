@@ -180,12 +180,15 @@ async def test_it_ends_with_the_first_that_arrives() -> None:
 @needs_root
 @linked
 async def test_it_is_sent_again_for_who_listens_late() -> None:
+    until = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         async with Catcher("right", nonce=NONCE, sizes=(64,)) as first:
-            group.create_task(send("left", destination_mac=first.mac, nonce=NONCE, sizes=(64,), seconds=2))
+            mac = first.mac
+            group.create_task(send("left", destination_mac=mac, nonce=NONCE, sizes=(64,), seconds=5, until=until))
             assert await first.caught(5) == {64}
         async with Catcher("right", nonce=NONCE, sizes=(64,)) as second:
             assert await second.caught(5) == {64}
+        until.set()
 
 
 @needs_root
