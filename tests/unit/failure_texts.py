@@ -173,10 +173,16 @@ TEXTS: tuple[tuple[int, str, str, str], ...] = (
     (
         55,
         "Requested operation is not valid: Destination libvirt does not support peer-to-peer migration protocol",
-        "software.versions",
-        "versions",
+        "software.libvirt",
+        "libvirt",
     ),
-    (1, "internal error: Unsupported migration cookie feature caps", "software.versions", "versions"),
+    (
+        67,
+        UNSUPPORTED + "Migration option 'multifd-compression' is not supported by QEMU binary",
+        "software.qemu",
+        "QEMU",
+    ),
+    (1, "internal error: Unsupported migration cookie feature caps", "software.libvirt", "libvirt"),
     (
         70,
         (

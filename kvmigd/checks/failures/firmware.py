@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from kvmigd.checks.failures.entry import HERE, entry
 
-_OVMF = "On {there}: install {here}'s version of the firmware: ovmf (Debian), edk2-ovmf (Fedora, RHEL)"
+_OVMF = (
+    "On {there}: install {here}'s version of the firmware: ovmf and seabios (Debian), edk2-ovmf and seabios-bin "
+    "(Fedora, RHEL)"
+)
 
 FIRMWARE = (
     # Before the disks: QEMU's words are the same, but its command line says which image it is.

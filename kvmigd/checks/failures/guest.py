@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kvmigd.checks.failures.entry import HERE, entry
 
-_UNPLUG = "On {here}: virsh detach-device {guest} DEVICE.xml --live, or move it offline: kvmigctl migrate --help"
+_UNPLUG = "On {here}: virsh detach-device {guest} DEVICE.xml --live, or shut it down and start it on {there}"
 
 GUEST = (
     entry(

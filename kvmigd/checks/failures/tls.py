@@ -49,7 +49,7 @@ TLS = (
         "Certificate has expired",
         origin="libvirt src/rpc/virnettlscert.c, virnettlscontext.c; qemu crypto/tlscredsx509.c, crypto/tlssession.c",
         summary="A certificate has expired.",
-        remedy="On {here} and {there}: kvmigctl pki issues new ones; certtool -i --infile "
+        remedy="On {here} and {there}: kvmigctl pki issue NAME makes a new one; certtool -i --infile "
         "/etc/pki/qemu/server-cert.pem shows until when one is good",
         subject="certificate",
     ),
@@ -73,7 +73,7 @@ TLS = (
         "purpose does not allow use with a TLS",
         origin="libvirt src/rpc/virnettlscert.c, virnettlscontext.c; qemu crypto/tlscredsx509.c",
         summary="A certificate is of the wrong kind: its key usage does not fit (libvirt 9 and older want RSA keys).",
-        remedy="On {here} and {there}: kvmigctl pki issues RSA certificates with the right usage",
+        remedy="On {here} and {there}: kvmigctl pki issue NAME makes RSA certificates with the right usage",
         subject="certificate",
     ),
     entry(
@@ -126,7 +126,8 @@ TLS = (
         origin="libvirt src/qemu/qemu_migration.c",
         summary="libvirt takes part only in encrypted migrations (migrate_tls_force), and this stream was not to be "
         "one.",
-        remedy="On {here} and {there}: kvmigctl pki makes the certificates for QEMU's stream, which is encrypted then",
+        remedy="On {here} and {there}: kvmigctl pki issue makes the certificates for QEMU's stream, which is "
+        "encrypted then",
         at=HERE,
         subject="TLS",
     ),
