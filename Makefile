@@ -10,7 +10,7 @@ HOST_PYTHON ?= /usr/bin/python3
 TARGET = $(DESTDIR)$(PREFIX)
 LIB = $(PREFIX)/lib/kvmigd
 
-.PHONY: demo test test-fast lint types unit bus lab bench install uninstall clean
+.PHONY: demo test test-fast lint types unit bus lab bench docs install uninstall clean
 
 $(VENV)/.done: pyproject.toml tools/prepare
 	tools/prepare
@@ -44,6 +44,10 @@ bus: $(VENV)/.done
 lab: $(VENV)/.done
 	$(BIN)/python -m tests.lab prepare
 	$(BIN)/pytest -v tests/lab
+
+# What is made of the code: the catalogue of checks.
+docs: $(VENV)/.done
+	$(BIN)/kvmigctl explain --markdown > docs/checks.md
 
 bench: $(VENV)/.done
 	@test -n "$(NAME)" || { echo "usage: make bench NAME=overhead|idle|loss|events"; exit 2; }

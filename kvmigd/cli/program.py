@@ -11,7 +11,9 @@ from kvmigd import __version__
 
 _COMMANDS = {
     "status": "kvmigd.cli.status",
+    "readiness": "kvmigd.cli.readiness",
     "check": "kvmigd.cli.check",
+    "explain": "kvmigd.cli.explain",
     "migrate": "kvmigd.cli.migrate",
     "jobs": "kvmigd.cli.jobs",
     "cancel": "kvmigd.cli.jobs",
