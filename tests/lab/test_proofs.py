@@ -1,4 +1,4 @@
-"""The proofs that two hosts make together, on real storage and bridges, with no more rights than the daemon has."""
+"""The proofs that two daemons make together, between real hosts."""
 
 from __future__ import annotations
 
