@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -12,11 +12,14 @@ from kvmigd.jobs import Job, Jobs
 from kvmigd.model.finding import Finding, Verdict
 from kvmigd.model.job import CheckOptions, EvacuateOptions, MigrateOptions
 from kvmigd.model.peer import PeerView
+from kvmigd.model.readiness import Standing
 
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of Check, and for which peer it was given (where the caller left the choice to kvmigd)."""
+    """What was found about one guest and one peer."""
 
+    guest: str
+    """Its name."""
     peer: str
     verdict: Verdict
     findings: tuple[Finding, ...]
@@ -49,14 +52,32 @@ class Operations(Protocol):
     def peers(self) -> tuple[PeerView, ...]:
         """All configured peers."""
 
+    @property
+    def standings(self) -> Mapping[str, Standing]:
+        """How the guests of this host stand, by UUID."""
+
+    @property
+    def readiness(self) -> Verdict:
+        """The worst readiness of the active guests."""
+
+    @property
+    def stuck(self) -> tuple[str, ...]:
+        """Names of the active guests that can go nowhere."""
+
+    def on_standing(self, listener: Callable[[str], None]) -> None:
+        """Call `listener(uuid)` when a guest's standing changed, or the guest came or went."""
+
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` when one of the properties above may have changed."""
 
     def on_peer(self, listener: Callable[[str], None]) -> None:
         """Call `listener(name)` when a peer's view changed, or the peer came or went with a reload."""
 
-    async def check(self, guest: str, destination: str, options: CheckOptions) -> CheckResult:
-        """Could this guest move to that peer now? `destination` "" chooses the best peer."""
+    async def check(self, guest: str, destination: str, options: CheckOptions) -> tuple[CheckResult, ...]:
+        """Could this guest move to that peer now? `destination` "" asks about all peers; the best one comes first."""
+
+    async def check_all(self, guest: str, destination: str, options: CheckOptions) -> tuple[CheckResult, ...]:
+        """As check, for all active guests if `guest` is ""; by guest, the best peer first."""
 
     async def migrate(self, guest: str, destination: str, options: MigrateOptions) -> Job:
         """Start a migration; what is known to be impossible is raised at once."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
@@ -18,6 +18,7 @@ from kvmigd.model.finding import Verdict
 from kvmigd.model.guest import Guest
 from kvmigd.model.job import CheckOptions, EvacuateOptions, JobKind, MigrateOptions
 from kvmigd.model.peer import PeerView
+from kvmigd.model.readiness import BEST_FIRST, Standing
 from kvmigd.operations import CheckResult
 from kvmigd.peer.link import PeerLink
 from kvmigd.peer.peers import Peers
@@ -25,8 +26,6 @@ from kvmigd.readiness.check import check
 from kvmigd.store import Store
 
 log = structlog.get_logger(__name__)
-
-_BEST_FIRST = (Verdict.READY, Verdict.DEGRADED, Verdict.UNKNOWN, Verdict.BLOCKED)
 
 
 class Service:
@@ -71,6 +70,24 @@ class Service:
         """All configured peers."""
         return self._peers.views
 
+    @property
+    def standings(self) -> Mapping[str, Standing]:
+        """How the guests of this host stand, by UUID."""
+        return {}
+
+    @property
+    def readiness(self) -> Verdict:
+        """The worst readiness of the active guests."""
+        return Verdict.READY
+
+    @property
+    def stuck(self) -> tuple[str, ...]:
+        """Names of the active guests that can go nowhere."""
+        return ()
+
+    def on_standing(self, listener: Callable[[str], None]) -> None:
+        """Call `listener(uuid)` when a guest's standing changed, or the guest came or went."""
+
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` when one of the properties above may have changed."""
         self._listeners.append(listener)
@@ -83,17 +100,22 @@ class Service:
         for listener in tuple(self._listeners):
             listener()
 
-    async def check(self, guest: str, destination: str, options: CheckOptions) -> CheckResult:
-        """Check against one peer; with destination "" against all that are connected, and the best answer is given."""
+    async def check(self, guest: str, destination: str, options: CheckOptions) -> tuple[CheckResult, ...]:
+        """Check against one peer; with destination "" against all that are connected, the best answer first."""
         link = await self._reachable(destination) if destination else None
         found = await self._host.hypervisor.guest(guest)
         links = [link] if link else self._connected()
         results = await asyncio.gather(*(self._check_one(found, link, options) for link in links))
-        return min(results, key=lambda result: _BEST_FIRST.index(result.verdict))
+        return tuple(sorted(results, key=lambda result: BEST_FIRST.index(result.verdict)))
+
+    async def check_all(self, guest: str, destination: str, options: CheckOptions) -> tuple[CheckResult, ...]:
+        """Check one or all active guests against one or all peers; by guest, the best peer first."""
+        names = [guest] if guest else [it.name for it in await self._host.hypervisor.guests() if it.state.is_active]
+        return tuple([row for name in sorted(names) for row in await self.check(name, destination, options)])
 
     async def _check_one(self, guest: Guest, link: PeerLink, options: CheckOptions) -> CheckResult:
         checked = await check(self._host, link, guest, options)
-        return CheckResult(peer=link.name, verdict=checked.verdict, findings=checked.findings)
+        return CheckResult(guest=guest.name, peer=link.name, verdict=checked.verdict, findings=checked.findings)
 
     async def migrate(self, guest: str, destination: str, options: MigrateOptions) -> Job:
         """Start a migration. Raises NoSuchGuest, NoSuchPeer, SameHost, GuestNotRunning, GuestBusy, PeerUnreachable."""

@@ -10,6 +10,7 @@ from kvmigd.bus import path
 from kvmigd.bus.authority import INTERACTIVE_TIMEOUT, TIMEOUT, Authority
 from kvmigd.bus.changes import Row, Teller
 from kvmigd.bus.connection import Connection
+from kvmigd.bus.guest import GuestObjects
 from kvmigd.bus.host import HostObject
 from kvmigd.bus.job import parts_of
 from kvmigd.bus.manager import Manager
@@ -50,6 +51,7 @@ class BusFace:
         self._authority: Authority | None = None
         self._teller: Teller | None = None
         self._peers: dict[str, PeerView] = {}
+        self._guests: GuestObjects | None = None
 
     async def __aenter__(self) -> BusFace:
         self._connection = await Connection.open(self._address)
@@ -70,6 +72,8 @@ class BusFace:
             operations.on_peer(self._on_peer)
             for view in operations.peers:
                 self._on_peer(view.name)
+            self._guests = GuestObjects(self._publisher, operations)
+            operations.on_standing(self._on_standing)
             operations.jobs.added.append(self._on_job_added)
             operations.jobs.removed.append(self._on_job_removed)
             for job in operations.jobs:
@@ -95,6 +99,8 @@ class BusFace:
         publisher, self._publisher = self._publisher, None
         if self._teller:
             self._teller.close()
+        if self._guests:
+            self._guests.close()
         jobs = self._operations.jobs
         if self._on_job_added in jobs.added:
             jobs.added.remove(self._on_job_added)
@@ -129,6 +135,11 @@ class BusFace:
             self._publisher.changed(place)
         else:
             self._publisher.export(place, PeerObject(lambda: self._peer(name)))
+
+    def _on_standing(self, uuid: str) -> None:
+        if self._publisher and self._guests:
+            self._guests.changed(uuid)
+            self._publisher.changed(path.ROOT)
 
     def _peer(self, name: str) -> PeerView:
         """The peer as it is now: the round trip changes without a word."""

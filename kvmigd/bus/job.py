@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from dbus_next.signature import Variant
 
 from kvmigd.bus import path
 from kvmigd.bus.authority import Authority
+from kvmigd.bus.findings import findings_body
 from kvmigd.bus.options import parse
 from kvmigd.bus.publisher import Call, Implementation
 from kvmigd.errors import row_of
 from kvmigd.jobs import Job
-from kvmigd.model.finding import Finding
 from kvmigd.model.job import JobKind, NoOptions
-
-
-def findings_body(findings: Iterable[Finding], *, peer: str) -> list[list[Any]]:
-    """Findings as `a(sssa{sv})`: check, severity, summary, and the rest by name."""
-    return [
-        [
-            finding.check,
-            str(finding.severity),
-            finding.summary,
-            {
-                "expected": Variant("s", finding.expected),
-                "found": Variant("s", finding.found),
-                "remedy": Variant("s", finding.remedy),
-                "subject": Variant("s", finding.subject),
-                "host": Variant("s", finding.host),
-                "basis": Variant("s", str(finding.basis)),
-                "peer": Variant("s", peer),
-            },
-        ]
-        for finding in findings
-    ]
 
 
 class JobObject(Implementation):

@@ -9,13 +9,17 @@ from dbus_next.signature import Variant
 from kvmigd import __version__
 from kvmigd.bus import path
 from kvmigd.bus.authority import Authority
-from kvmigd.bus.job import findings_body
+from kvmigd.bus.body import Body, Typed
+from kvmigd.bus.findings import findings_rows
 from kvmigd.bus.options import parse
-from kvmigd.bus.publisher import Call, Implementation
+from kvmigd.bus.pace import Pace
+from kvmigd.bus.publisher import Call, Implementation, Large
+from kvmigd.checks import catalogue
 from kvmigd.errors import InvalidArguments
 from kvmigd.model.job import CheckOptions, EvacuateOptions, MigrateOptions, NoOptions
 from kvmigd.operations import Operations
 
+_NO = Variant("b", False)  # noqa: FBT003
 NAME_LIMIT = 255
 """Longest name taken: libvirt keeps a guest in a file of its name, and a peer's name is a host name."""
 
@@ -43,17 +47,52 @@ class Manager(Implementation):
             "HostName": operations.host_name,
             "State": operations.state,
             "Maintenance": operations.maintenance,
+            "Readiness": str(operations.readiness),
+            "Stuck": list(operations.stuck),
+            "Checks": list(catalogue.CHECKS),
         }
 
-    async def check(
-        self, call: Call, guest: str, destination: str, options: dict[str, Variant]
-    ) -> tuple[str, list[list[Any]]]:
+    async def check(self, call: Call, guest: str, destination: str, options: dict[str, Variant]) -> Body:
         """Could this guest move to that peer now?"""
         wanted = parse(options, CheckOptions, method=call.member)
         self._check_names(guest, destination)
         await self._authority.require("org.kvmigd1.check", call, guest=guest, destination=destination)
-        result = await self._operations.check(guest, destination, wanted)
-        return str(result.verdict), findings_body(result.findings, peer=result.peer)
+        results = await self._operations.check(guest, destination, wanted)
+        body = Body("sa(sssa{sv})")
+        body.add("s", results[0].verdict)
+        rows = [row for result in results for row in findings_rows(result.findings, peer=result.peer)]
+        body.add("a(sssa{sv})", rows)
+        return body
+
+    async def check_all(self, call: Call, guest: str, destination: str, options: dict[str, Variant]) -> Large:
+        """Could they all move?"""
+        wanted = parse({"prove": _NO, **options}, CheckOptions, method=call.member)
+        _checked("guest", guest)
+        _checked("destination", destination)
+        await self._authority.require("org.kvmigd1.check", call, guest=guest, destination=destination)
+        results = await self._operations.check_all(guest, destination, wanted)
+
+        async def body(pace: Pace) -> Body:
+            body = Body("a(sssa(sssa{sv}))")
+            rows = ([it.guest, it.peer, it.verdict, findings_rows(it.findings, peer=it.peer)] for it in results)
+            await body.add_paced(body.signature, rows, pace)
+            return body
+
+        return Large(body)
+
+    async def explain(self, call: Call, check: str, options: dict[str, Variant]) -> Body:
+        """What a check is about."""
+        parse(options, NoOptions, method=call.member)
+        if check not in catalogue.CHECKS:
+            raise InvalidArguments(
+                f"There is no check {check[:64]!r}.", hint="The property Checks has the ids of all checks."
+            )
+        await self._authority.require("org.kvmigd1.describe", call)
+        signatures = {bool: "b", list: "as", str: "s"}
+        entry = catalogue.as_row(catalogue.explain(check))
+        body = Body("a{sv}")
+        body.add("a{sv}", {name: Typed(signatures[type(value)], value) for name, value in entry.items()})
+        return body
 
     async def migrate(self, call: Call, guest: str, destination: str, options: dict[str, Variant]) -> str:
         """Start a migration."""
@@ -82,6 +121,14 @@ class Manager(Implementation):
     async def can_check(self, call: Call) -> str:
         """May the caller call Check?"""
         return await self._authority.may("org.kvmigd1.check", call)
+
+    async def can_check_all(self, call: Call) -> str:
+        """May the caller call CheckAll?"""
+        return await self._authority.may("org.kvmigd1.check", call)
+
+    async def can_explain(self, call: Call) -> str:
+        """May the caller call Explain?"""
+        return await self._authority.may("org.kvmigd1.describe", call)
 
     async def can_migrate(self, call: Call) -> str:
         """May the caller call Migrate?"""

@@ -13,6 +13,7 @@ JOB = NAME + ".Job"
 MIGRATION = NAME + ".Migration"
 EVACUATION = NAME + ".Evacuation"
 PEER = NAME + ".Peer"
+GUEST = NAME + ".Guest"
 
 NO_OBJECT = "/"
 """What a property of type `o` holds where there is no object: the type has no empty value."""
@@ -39,3 +40,8 @@ def job_path(number: int) -> str:
 def peer_path(name: str) -> str:
     """The path of a peer."""
     return f"{ROOT}/peer/{escape(name)}"
+
+
+def guest_path(uuid: str) -> str:
+    """The path of a guest."""
+    return f"{ROOT}/guest/{escape(uuid)}"

@@ -262,6 +262,9 @@ class Publisher:
             if isinstance(result, Large):
                 await self._answer_at_length(message, result)
                 return
+            if isinstance(result, Body):
+                self._answer_with(message, result)
+                return
             body = [] if not method.results else [result] if len(method.results) == 1 else list(result)
             if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
                 self._connection.send(Message.new_method_return(message, method.result_signature, body))
@@ -285,17 +288,23 @@ class Publisher:
         if message.flags & MessageFlag.NO_REPLY_EXPECTED:
             return
         async with self._large:
-            body = await large.make(Pace())
-            if len(body.buffer) > LARGEST:
-                raise Refusal("LimitsExceeded", f"The answer to {message.member} has {len(body.buffer)} bytes.")
-            await self._connection.send(
-                Prepared(
-                    body,
-                    message_type=MessageType.METHOD_RETURN,
-                    reply_serial=message.serial,
-                    destination=message.sender,
-                )
+            if sent := self._answer_with(message, await large.make(Pace())):
+                await sent
+
+    def _answer_with(self, message: Message, body: Body) -> asyncio.Future[None] | None:
+        """Answer with what is marshalled already."""
+        if len(body.buffer) > LARGEST:
+            raise Refusal("LimitsExceeded", f"The answer to {message.member} has {len(body.buffer)} bytes.")
+        if message.flags & MessageFlag.NO_REPLY_EXPECTED:
+            return None
+        return self._connection.send(
+            Prepared(
+                body,
+                message_type=MessageType.METHOD_RETURN,
+                reply_serial=message.serial,
+                destination=message.sender,
             )
+        )
 
     async def _do(self, message: Message, part: Implementation, method: Method) -> Any:
         if message.signature != method.signature:

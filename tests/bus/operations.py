@@ -8,7 +8,8 @@ from collections.abc import Callable
 from kvmigd.errors import GuestNotRunning, KvmigdError, NoSuchGuest, NoSuchPeer, SameHost
 from kvmigd.host.picture import Picture
 from kvmigd.jobs import Job, Jobs
-from kvmigd.model.finding import Basis, Finding, Severity, verdict_of
+from kvmigd.model.finding import Basis, Finding, Severity, Verdict, verdict_of
+from kvmigd.model.guest import GuestState
 from kvmigd.model.host import HostFacts
 from kvmigd.model.job import (
     CheckOptions,
@@ -21,6 +22,7 @@ from kvmigd.model.job import (
     Progress,
 )
 from kvmigd.model.peer import PeerState, PeerView
+from kvmigd.model.readiness import Destination, Standing, worst_of
 from kvmigd.model.system import Release, Software
 from kvmigd.operations import CheckResult
 
@@ -36,6 +38,18 @@ BRIDGE_DOWN = Finding(
     basis=Basis.PROVED,
 )
 OLDER_QEMU = Finding(check="software.qemu", severity=Severity.WARN, summary="QEMU on hostb is older.", host="hostb")
+
+WEB1 = Standing(
+    name="web1",
+    uuid="0000000a-1111-4111-8111-111111111111",
+    state=GuestState.RUNNING,
+    readiness=Verdict.READY,
+    destinations=(
+        Destination(peer="hostb", verdict=Verdict.READY, proved_usec=1_700_000_000_000_000),
+        Destination(peer="2nd.host", verdict=Verdict.BLOCKED),
+    ),
+)
+OFF1 = Standing(name="off1", uuid="0000000b-1111-4111-8111-111111111111", state=GuestState.SHUTOFF)
 
 
 def view(name: str, *, state: PeerState = PeerState.CONNECTED, free: int = 8 << 30, seen: int = 1) -> PeerView:
@@ -73,6 +87,8 @@ class FakeOperations:
         self.failure: KvmigdError | None = None
         """What migrations end with."""
         self.go = asyncio.Event()
+        self.standings: dict[str, Standing] = {it.uuid: it for it in (WEB1, OFF1)}
+        self.standing_listeners: list[Callable[[str], None]] = []
         self.change_listeners: list[Callable[[], None]] = []
         self.peer_listeners: list[Callable[[str], None]] = []
 
@@ -81,6 +97,26 @@ class FakeOperations:
 
     def on_peer(self, listener: Callable[[str], None]) -> None:
         self.peer_listeners.append(listener)
+
+    @property
+    def readiness(self) -> Verdict:
+        return worst_of(tuple(it.readiness for it in self.standings.values() if it.readiness))
+
+    @property
+    def stuck(self) -> tuple[str, ...]:
+        return tuple(it.name for it in self.standings.values() if it.is_stuck)
+
+    def on_standing(self, listener: Callable[[str], None]) -> None:
+        self.standing_listeners.append(listener)
+
+    def tell_standing(self, standing: Standing) -> None:
+        """A guest stands so from now on."""
+        self.standings[standing.uuid] = standing
+        self.tell_guest(standing.uuid)
+
+    def tell_guest(self, uuid: str) -> None:
+        for listener in self.standing_listeners:
+            listener(uuid)
 
     def tell_peer(self, name: str) -> None:
         for listener in self.peer_listeners:
@@ -100,10 +136,21 @@ class FakeOperations:
             raise NoSuchPeer(f"No peer called {destination!r} is configured.")
         return destination or "hostb"
 
-    async def check(self, guest: str, destination: str, options: CheckOptions) -> CheckResult:
+    def _result(self, guest: str, peer: str) -> CheckResult:
+        return CheckResult(guest=guest, peer=peer, verdict=verdict_of(self.findings), findings=self.findings)
+
+    async def check(self, guest: str, destination: str, options: CheckOptions) -> tuple[CheckResult, ...]:
         self._called("check", guest, destination, options)
-        peer = self._find(guest, destination)
-        return CheckResult(peer=peer, verdict=verdict_of(self.findings), findings=self.findings)
+        return (self._result(guest, self._find(guest, destination)),)
+
+    async def check_all(self, guest: str, destination: str, options: CheckOptions) -> tuple[CheckResult, ...]:
+        self._called("check_all", guest, destination, options)
+        peers = [destination] if destination else [peer.name for peer in self.peers]
+        return tuple(self._result(self._name(guest), self._find(self._name(guest), peer)) for peer in peers)
+
+    @staticmethod
+    def _name(guest: str) -> str:
+        return guest or "web1"
 
     async def migrate(self, guest: str, destination: str, options: MigrateOptions) -> Job:
         self._called("migrate", guest, destination, options)

@@ -25,6 +25,8 @@ INTERACTIVE = int(MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION)
 
 CALLS: dict[str, tuple[Any, ...]] = {
     "Check": ("ssa{sv}", "web1", "hostb", {}),
+    "CheckAll": ("ssa{sv}", "web1", "hostb", {}),
+    "Explain": ("sa{sv}", "guest.state", {}),
     "Migrate": ("ssa{sv}", "web1", "hostb", {}),
     "Evacuate": ("a{sv}", {}),
     "SetMaintenance": ("ba{sv}", True, {}),
@@ -36,15 +38,20 @@ CALLS: dict[str, tuple[Any, ...]] = {
 """A call of every method that changes or tells something."""
 
 
+SAME = {"CheckAll": "Check", "Explain": "Describe"}
+"""Methods that tell nothing but what another one does share its action."""
+
+
 def action_of(method: str) -> str:
     """The polkit action of a method."""
+    method = SAME.get(method, method)
     return "org.kvmigd1." + re.sub(r"(?<=[a-z])(?=[A-Z])", "-", method).lower()
 
 
 def test_every_method_has_its_own_action_and_every_action_its_method() -> None:
     methods = {
         method
-        for name in (path.MANAGER, path.JOB, path.MIGRATION, path.EVACUATION, path.PEER, path.HOST)
+        for name in (path.MANAGER, path.JOB, path.MIGRATION, path.EVACUATION, path.PEER, path.HOST, path.GUEST)
         for method in xml.load(name).methods
         if not re.match(r"Can[A-Z]", method)
     }
@@ -80,7 +87,7 @@ async def test_every_method_asks_for_its_own_action_and_does_nothing_without(met
         ((subject, action, details, flags, _cancellation),) = here.polkit.questions
         assert subject == ["system-bus-name", {"name": Variant("s", here.caller.connection.name)}]
         assert (action, flags) == (action_of(method), 0)
-        if method in ("Check", "Migrate"):
+        if method in ("Check", "CheckAll", "Migrate"):
             assert details == {"guest": "web1", "destination": "hostb"}
         if method in ("Cancel", "Wait"):
             assert details == {"job": "1", "guest": "web1", "destination": "hostb"}

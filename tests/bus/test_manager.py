@@ -11,6 +11,7 @@ from dbus_next.signature import Variant
 from kvmigd import __version__
 from kvmigd.bus import path
 from kvmigd.bus.connection import CallFailed
+from kvmigd.checks.catalogue import CHECKS
 from kvmigd.errors import TABLE, Blocked, ConfigurationInvalid, GuestBusy, KvmigdError, PeerUnreachable
 from kvmigd.model.job import CheckOptions, EvacuateOptions, MigrateOptions
 from kvmigd.model.peer import PeerState
@@ -41,6 +42,51 @@ async def test_check_tells_verdict_and_findings() -> None:
             "basis": "proved",
             "peer": "hostb",
         }
+
+
+async def test_details_that_say_nothing_are_left_out() -> None:
+    async with world() as here:
+        here.operations.findings = (
+            msgspec.structs.replace(BRIDGE_DOWN, proved_usec=5, way="back", ways=("offline",), raw="no \0 bridge"),
+        )
+        _, findings = await here.caller.call(path.ROOT, path.MANAGER, "Check", "ssa{sv}", "web1", "hostb", {})
+        details = findings[0][3]
+        assert {name: (details[name].signature, details[name].value) for name in list(details)[7:]} == {
+            "provedUSec": ("t", 5),
+            "way": ("s", "back"),
+            "ways": ("as", ["offline"]),
+            "raw": ("s", "no \ufffd bridge"),
+        }
+
+
+async def test_check_all_tells_a_row_for_each_guest_and_peer() -> None:
+    async with world() as here:
+        here.operations.findings = (OLDER_QEMU,)
+        rows = await here.caller.manager("CheckAll", "ssa{sv}", "", "", {"strict": YES})
+        assert here.operations.calls == [("check_all", "", "", CheckOptions(prove=False, strict=True))]
+        assert [row[:3] for row in rows] == [["web1", "hostb", "degraded"], ["web1", "2nd.host", "degraded"]]
+        assert [(row[3][0][0], row[3][0][3]["peer"].value) for row in rows] == [
+            ("software.qemu", "hostb"),
+            ("software.qemu", "2nd.host"),
+        ]
+
+
+async def test_every_check_is_explained() -> None:
+    async with world() as here:
+        checks = (await here.caller.properties(path.ROOT, path.MANAGER))["Checks"]
+        assert checks == list(CHECKS)
+        for check in checks:
+            entry = await here.caller.manager("Explain", "sa{sv}", check, {})
+            assert entry["id"].value == check
+            assert {name: value.signature for name, value in entry.items()} == {
+                **dict.fromkeys(("id", "severity", "title", "why", "known", "remedy"), "s"),
+                "ways": "as",
+                "fixed": "b",
+            }
+        for unknown in ("", "no.such"):
+            with pytest.raises(CallFailed, match="There is no check") as caught:
+                await here.caller.manager("Explain", "sa{sv}", unknown, {})
+            assert caught.value.name == INVALID
 
 
 async def test_check_without_findings_is_ready() -> None:
@@ -136,6 +182,9 @@ async def test_properties_and_their_changes() -> None:
             "HostName": "hosta",
             "State": "ready",
             "Maintenance": False,
+            "Readiness": "ready",
+            "Stuck": [],
+            "Checks": list(CHECKS),
         }
         await here.caller.manager("SetMaintenance", "ba{sv}", YES.value, {})
         changed = await here.caller.until("PropertiesChanged")
