@@ -78,7 +78,7 @@ def test_the_machine_cannot_be_had() -> None:
     assert finding.expected == "pc-q35-7.2 (x86_64, kvm) by /usr/bin/qemu-system-x86_64"
     assert finding.found == "no machine type pc-q35-7.2"
     assert finding.remedy.startswith("Update QEMU on hostb")
-    assert told(source__machine_problem="nobody asks") == ()
+    assert told(here__machine_problem="nobody asks") == ()
 
 
 def test_the_cpu_cannot_be_had() -> None:

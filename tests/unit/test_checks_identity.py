@@ -66,7 +66,7 @@ def test_a_name_that_means_localhost(address: str) -> None:
 def test_the_other_name_does_not_resolve(side: str, host: str, other: str) -> None:
     unknown = ResolvedName(name=other, problem="Name or service not known")
     finding = only(**{f"{side}__other": unknown})
-    assert (finding.check, finding.severity, finding.host) == ("host.name", Severity.BLOCK, host)
+    assert (finding.check, finding.severity, finding.host) == ("host.resolve", Severity.BLOCK, host)
     assert finding.summary == f"The name {other} does not resolve on {host}."
     assert finding.found == "Name or service not known"
     assert finding.remedy.startswith(f"On {host}: add {other}'s address")

@@ -9,7 +9,7 @@ import pytest
 from kvmigd.model.finding import Basis, Severity
 from kvmigd.model.guest import Nic
 from kvmigd.model.hypervisor import NetworkFact
-from kvmigd.model.links import BridgeFact
+from kvmigd.model.links import BridgeFact, LinkFact
 from kvmigd.model.proof import PortProof
 from tests.unit.cases import BRIDGE, LAN, VIRBR, changed, only, told
 
@@ -20,15 +20,16 @@ def there(**changes: Any) -> tuple[BridgeFact, ...]:
 
 
 @pytest.mark.parametrize(
-    ("bridges", "found"),
+    ("bridges", "links", "found"),
     [
-        ((VIRBR,), "no such link"),
-        (there(exists=False, is_bridge=False), "no such link"),
-        (there(is_bridge=False), "a link that is no bridge"),
+        ((VIRBR,), (), "no such link"),
+        (there(exists=False, is_bridge=False), (), "no such link"),
+        ((VIRBR,), (LinkFact(index=7, name="br0", kind="dummy"),), "a link that is no bridge"),
+        (there(is_bridge=False), (LinkFact(index=7, name="br0", kind="dummy"),), "a link that is no bridge"),
     ],
 )
-def test_there_is_no_such_bridge(bridges: tuple[BridgeFact, ...], found: str) -> None:
-    finding = only(destination__bridges=bridges)
+def test_there_is_no_such_bridge(bridges: tuple[BridgeFact, ...], links: tuple[LinkFact, ...], found: str) -> None:
+    finding = only(destination__bridges=bridges, destination__state__links__links=links)
     assert (finding.check, finding.severity, finding.host) == ("network.bridge", Severity.BLOCK, "hostb")
     assert finding.summary == "There is no bridge br0 on hostb."
     assert finding.found == found
@@ -104,8 +105,9 @@ def test_other_kinds_of_interface_are_libvirts_business() -> None:
 
 @pytest.mark.parametrize(("port", "ports"), [(49152, "49152-49215"), (49215, "49152-49215"), (50001, "50001")])
 def test_the_port_cannot_be_reached(port: int, ports: str) -> None:
-    proof = PortProof(address="192.0.2.2", port=port, problem="timeout", text=f"192.0.2.2 port {port} does not answer")
-    finding = only(port=proof)
+    text = f"192.0.2.2 port {port} does not answer"
+    proof = PortProof(to="hostb", address="192.0.2.2", port=port, problem="timeout", text=text, taken_usec=7)
+    finding = only(proofs__ports=(proof,))
     assert (finding.check, finding.severity, finding.host) == ("port.open", Severity.BLOCK, "hostb")
     assert (finding.subject, finding.found, finding.basis) == (f"192.0.2.2:{port}/tcp", "timeout", Basis.PROVED)
     assert finding.summary == (
@@ -116,4 +118,4 @@ def test_the_port_cannot_be_reached(port: int, ports: str) -> None:
 
 
 def test_a_port_that_was_not_proved_is_no_finding() -> None:
-    assert told(port=None) == ()
+    assert told(proofs__ports=()) == ()
