@@ -271,11 +271,17 @@ class PeerClient:
         """Bring TLS records to the peer's side of a handshake."""
         return await self._call("/proof/tls", step, shape=proofwire.TlsAnswer)
 
-    async def read_nonces(self, nonces: Sequence[proofwire.NonceAt]) -> proofwire.StorageAnswer:
+    async def open_storage(self) -> str:
+        """Have the peer get ready to read nonces; returns the token for it. It ends by itself."""
+        opened = await self._call("/proof/storage/open", proofwire.StorageOpen(), shape=proofwire.StorageOpened)
+        return opened.token
+
+    async def read_nonces(
+        self, nonces: Sequence[proofwire.NonceAt], token: str | None = None
+    ) -> proofwire.StorageAnswer:
         """Have the peer read nonces of ours in its storage; at most proofwire.FOLDERS_LIMIT."""
-        return await self._call(
-            "/proof/storage", proofwire.StorageRequest(nonces=tuple(nonces)), shape=proofwire.StorageAnswer
-        )
+        request = proofwire.StorageRequest(nonces=tuple(nonces), token=token)
+        return await self._call("/proof/storage", request, shape=proofwire.StorageAnswer)
 
     async def catch_frames(self, segments: Sequence[proofwire.CatchRequest]) -> proofwire.FramesAnswer:
         """Have the peer listen for frames on bridges; at most proofwire.SEGMENTS_LIMIT."""

@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 
 from kvmigd.config import Config, Migration, Peer
-from kvmigd.errors import AdmissionBusy, InvalidArguments, NotAuthorised
+from kvmigd.errors import AdmissionBusy, InvalidArguments, NotAuthorised, PeerFailed
 from kvmigd.host import nonce
 from kvmigd.peer import proofwire, wire
 from kvmigd.peer.admission import AdmissionDesk
@@ -64,7 +64,8 @@ class Counterpart:
         self._bursts = bursts
         self._proofs = ProofDesk(group)
         self._handshakes = Sessions[Handshake]("handshakes")
-        self._catching = Sessions[FrameWatch]("catches of frames", a_peer=2, limit=8)
+        self._catching = Sessions[FrameWatch]("catches of frames", a_peer=2, limit=8, drop=FrameWatch.end)
+        self._keepers = Sessions[nonce.Connection]("keepers of nonces", drop=_hang_up)
         self._group = group
         self._busy: Counter[tuple[str, str]] = Counter()
 
@@ -77,6 +78,7 @@ class Counterpart:
             ("/proof/burst", self._burst),
             ("/proof/tls", self._tls),
             ("/proof/storage", self._storage),
+            ("/proof/storage/open", self._open_storage),
             ("/proof/frames", self._frames),
             ("/proof/frames/{token}/close", self._close_frames),
             ("/proof/{token}/close", self._close),
@@ -85,8 +87,8 @@ class Counterpart:
     async def close(self) -> None:
         """End everything."""
         self._handshakes.close()
-        for watch in self._catching.close():
-            watch.end()
+        self._catching.close()
+        self._keepers.close()
         await self._proofs.close()
 
     @staticmethod
@@ -186,13 +188,27 @@ class Counterpart:
 
     # Storage
 
+    async def _open_storage(self, request: web.Request, peer: Peer) -> proofwire.StorageOpened:
+        """A keeper takes longer to start than to read, and meanwhile the peer can write."""
+        await self._read(request, proofwire.StorageOpen)
+        try:
+            connection = await nonce.connect()
+        except OSError as error:
+            raise PeerFailed(f"{nonce.SOCKET} does not answer: {error.strerror}.") from error
+        try:
+            return proofwire.StorageOpened(token=self._keepers.open(connection, peer=peer.name))
+        except AdmissionBusy:
+            _hang_up(connection)
+            raise
+
     async def _storage(self, request: web.Request, peer: Peer) -> proofwire.StorageAnswer:
         message = await self._read(request, proofwire.StorageRequest)
         names = {each.folder: each.name for each in message.nonces}
         if len(names) != len(message.nonces):
             raise InvalidArguments("A folder is named twice.")
         with self._one_more("folders", peer):
-            found = await nonce.read(names, arrival=ARRIVAL_SECONDS, seconds=READ_SECONDS)
+            keeper = nonce.connect if message.token is None else self._started(message.token, peer)
+            found = await nonce.read(names, arrival=ARRIVAL_SECONDS, seconds=READ_SECONDS, keeper=keeper)
         return proofwire.StorageAnswer(
             nonces=tuple(
                 proofwire.NonceRead(
@@ -205,6 +221,15 @@ class Counterpart:
                 for read in found
             )
         )
+
+    def _started(self, token: str, peer: Peer) -> nonce.Keeper:
+        """The keeper that has been started for this peer; it is used once."""
+        connection = self._keepers.take(token, peer=peer.name)
+
+        async def given() -> nonce.Connection:
+            return connection
+
+        return given
 
     # Frames
 
@@ -221,8 +246,12 @@ class Counterpart:
         try:
             return proofwire.FramesAnswer(token=token, segments=await watch.caught())
         finally:
-            watch.end()
             self._catching.end(token)
+
+
+def _hang_up(connection: nonce.Connection) -> None:
+    _reader, writer = connection
+    writer.close()
 
 
 async def _addresses(name: str) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:

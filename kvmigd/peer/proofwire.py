@@ -83,10 +83,21 @@ class NonceAt(msgspec.Struct, frozen=True, kw_only=True):
     name: NonceName
 
 
+class StorageOpen(msgspec.Struct, frozen=True, kw_only=True):
+    """Get ready to read nonces."""
+
+
+class StorageOpened(msgspec.Struct, frozen=True, kw_only=True):
+    """Ready for one request with this token, for a few seconds."""
+
+    token: Token
+
+
 class StorageRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Read these, as QEMU's user, and try whether it can write there."""
 
     nonces: Annotated[tuple[NonceAt, ...], msgspec.Meta(max_length=FOLDERS_LIMIT)]
+    token: Token | None = None
 
 
 class NonceRead(msgspec.Struct, frozen=True, kw_only=True):

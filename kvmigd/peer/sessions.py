@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
 from kvmigd.errors import AdmissionBusy, NoLease, NotAuthorised
@@ -22,7 +23,10 @@ class _Session(NamedTuple, Generic[Held]):
 
 
 class Sessions(Generic[Held]):
-    """Things that peers come back to. Each is dropped when its time has passed, whether or not anybody came."""
+    """Things that peers come back to. Each ends when its time has passed, whether or not anybody came.
+
+    `drop` is called with each when it ends.
+    """
 
     def __init__(
         self,
@@ -31,10 +35,12 @@ class Sessions(Generic[Held]):
         seconds: float = SESSION_SECONDS,
         a_peer: int = SESSIONS_A_PEER,
         limit: int = SESSIONS_LIMIT,
+        drop: Callable[[Held], None] | None = None,
     ) -> None:
         self._what = what
         self._a_peer = a_peer
         self._limit = limit
+        self._drop = drop
         self._seconds = seconds
         self._open: dict[str, _Session[Held]] = {}
 
@@ -48,7 +54,7 @@ class Sessions(Generic[Held]):
         if len(self._open) >= self._limit:
             raise AdmissionBusy(f"{self._limit} {self._what} are open here.", retry_after=1.0)
         token = secrets.token_hex(16)
-        timer = asyncio.get_running_loop().call_later(self._seconds, self._open.pop, token, None)
+        timer = asyncio.get_running_loop().call_later(self._seconds, self.end, token)
         self._open[token] = _Session(peer, held, timer)
         return token
 
@@ -61,15 +67,21 @@ class Sessions(Generic[Held]):
             raise NotAuthorised(f"This proof was not asked for by {peer}.")
         return session.held
 
+    def take(self, token: str, *, peer: str) -> Held:
+        """The same, and from now on it is the caller's."""
+        held = self.get(token, peer=peer)
+        self._open.pop(token).timer.cancel()
+        return held
+
     def end(self, token: str) -> None:
-        """Drop it; harmless if that has happened."""
+        """End it; harmless if that has happened."""
         session = self._open.pop(token, None)
         if session is not None:
             session.timer.cancel()
+            if self._drop is not None:
+                self._drop(session.held)
 
-    def close(self) -> list[Held]:
-        """Drop everything, and return what it was."""
-        held = [session.held for session in self._open.values()]
+    def close(self) -> None:
+        """End everything."""
         for token in tuple(self._open):
             self.end(token)
-        return held

@@ -40,7 +40,7 @@ STORAGE_SECONDS = 4.0
 NO_ANSWER = "no-answer"
 """The problem of a proof that the peer left hanging."""
 
-_GONE = (PeerUnreachable, PeerNotTrusted, ProtocolMismatch, CertificateInvalid, NoLease)
+_GONE = (PeerUnreachable, PeerNotTrusted, ProtocolMismatch, CertificateInvalid)
 """These say nothing of what was to be proved, so they are raised."""
 
 Tried = TypeVar("Tried", bound=Proof)
@@ -84,9 +84,10 @@ class Prover:
     async def ports(self, purposes: Sequence[Purpose], job: str | None = None) -> tuple[PortProof, ...]:
         """Connections to the peer: to the ports of an admitted job, else to those that it would give next."""
         link = self._link
+        raised = _GONE if job is None else (*_GONE, NoLease)
         return await _together(
             *(
-                self._tried(reach(link, purpose, job=job), PortProof(to=link.name, purpose=purpose))
+                self._tried(reach(link, purpose, job=job), PortProof(to=link.name, purpose=purpose), raised=raised)
                 for purpose in purposes
             )
         )
@@ -138,17 +139,24 @@ class Prover:
         """How fast one TCP connection to the peer is, as one proof; measured at most every ten minutes."""
         return (await self._tried(measure(self._link, self._bursts), Throughput()),)
 
-    async def _tried(self, doing: Awaitable[Tried], unproved: Tried) -> Tried:
+    async def _tried(
+        self, doing: Awaitable[Tried], unproved: Tried, *, raised: tuple[type[KvmigdError], ...] = _GONE
+    ) -> Tried:
         """What came of it, with its time; `unproved` is the proof for when nothing did."""
 
         async def alone() -> tuple[Tried]:
             return (await doing,)
 
-        (proof,) = await self._tried_all(alone(), [unproved])
+        (proof,) = await self._tried_all(alone(), [unproved], raised=raised)
         return proof
 
     async def _tried_all(
-        self, doing: Awaitable[tuple[Tried, ...]], unproved: Sequence[Tried], *, seconds: float = 0.0
+        self,
+        doing: Awaitable[tuple[Tried, ...]],
+        unproved: Sequence[Tried],
+        *,
+        seconds: float = 0.0,
+        raised: tuple[type[KvmigdError], ...] = _GONE,
     ) -> tuple[Tried, ...]:
         """The same for several proofs of one exchange."""
         seconds = seconds or PROVE_SECONDS
@@ -157,7 +165,7 @@ class Prover:
         try:
             async with asyncio.timeout(seconds):
                 proofs = await doing
-        except _GONE:
+        except raised:
             raise
         except TimeoutError:
             problem, text = NO_ANSWER, f"{self._link.name} did not answer within {seconds:g} s"

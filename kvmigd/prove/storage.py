@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
+from kvmigd.errors import KvmigdError
 from kvmigd.host import nonce
 from kvmigd.model.proof import StorageProof
 from kvmigd.peer.client import PeerClient
@@ -19,10 +22,13 @@ async def compare(link: PeerClient, folders: Sequence[str]) -> tuple[StorageProo
     Raises what the peer's daemon answers.
     """
     assert len(folders) <= FOLDERS_LIMIT
-    async with nonce.written(folders, seconds=WRITE_SECONDS) as written:
+    async with AsyncExitStack() as stack:
+        async with asyncio.TaskGroup() as group:
+            starting = group.create_task(_opened(link))
+            written = await stack.enter_async_context(nonce.written(folders, seconds=WRITE_SECONDS))
         sound = [it for it in written if not it.problem and _can_be_told(it.folder)]
         asked = [NonceAt(folder=it.folder, name=it.name) for it in sound]
-        answers = (await link.read_nonces(asked)).nonces if asked else ()
+        answers = (await link.read_nonces(asked, starting.result())).nonces if asked else ()
     heard = {it.folder: (it, answer) for it, answer in zip(sound, answers, strict=False)}
     return tuple(
         judged(*heard[it.folder])
@@ -32,6 +38,14 @@ async def compare(link: PeerClient, folders: Sequence[str]) -> tuple[StorageProo
         )
         for it in written
     )
+
+
+async def _opened(link: PeerClient) -> str | None:
+    """The peer needs as long as this host to get ready, so it begins now. Where it cannot, the next request tells."""
+    try:
+        return await link.open_storage()
+    except KvmigdError:
+        return None
 
 
 def _can_be_told(folder: str) -> bool:

@@ -54,10 +54,15 @@ def prove(host: Host, peer: Host, *, times: int = 1, **wanted: Any) -> dict[str,
 
 def problems(proofs: dict[str, Any], kind: str) -> dict[str, str]:
     """The problems of one kind of proof, by what it was about."""
-    keys = {
-        "ports": lambda it: f"{it['to']}/{it['purpose']}",
-        "storage": lambda it: it["folder"],
-        "frames": lambda it: f"{it['bridge']}/{it['vlan']}",
-        "tls": lambda it: it["to"],
-    }
-    return {keys[kind](it): it.get("problem", "") for it in proofs[kind]}
+    return {_subject(kind, it): it["problem"] for it in proofs[kind]}
+
+
+def _subject(kind: str, proof: dict[str, Any]) -> str:
+    match kind:
+        case "ports":
+            return f"{proof['to']}/{proof['purpose']}"
+        case "storage":
+            return str(proof["folder"])
+        case "frames":
+            return f"{proof['bridge']}/{proof['vlan']}"
+    return str(proof["to"])

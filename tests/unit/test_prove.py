@@ -378,8 +378,9 @@ async def keepers(monkeypatch: pytest.MonkeyPatch, *, there: dict[str, str] | No
 
     async def elsewhere(names: dict[str, str], **how: Any) -> tuple[nonce.ReadBack, ...]:
         moved = {(there or {}).get(folder, folder): name for folder, name in names.items()}
-        return await read(moved, user=AS_ME, keeper=started, **how)
+        return await read(moved, user=AS_ME, **how)
 
+    monkeypatch.setattr(nonce, "connect", started)
     monkeypatch.setattr(nonce, "written", partial(written, user=AS_ME, keeper=started))
     monkeypatch.setattr(nonce, "read", elsewhere)
     monkeypatch.setattr(counterpart, "ARRIVAL_SECONDS", 0.05)
@@ -407,6 +408,31 @@ async def test_storage_of_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert proofs[0].peer_can_write
         assert proofs[0].user == str(AS_ME)
     assert [path.name for path in tmp_path.rglob(".kvmigd-*")] == []
+
+
+@asynchronous
+async def test_a_keeper_that_nobody_needs_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end of `keepers` all of them are waited for."""
+    name = f".kvmigd-{'0' * 32}"
+    async with keepers(monkeypatch), met(tmp_path) as at:
+        token = await at.link.open_storage()
+        await at.link.open_storage()
+        answers = await at.link.read_nonces([proofwire.NonceAt(folder=str(tmp_path), name=name)], token)
+        assert answers.nonces[0].problem == "different"
+        with pytest.raises(NoLease):
+            await at.link.read_nonces([proofwire.NonceAt(folder=str(tmp_path), name=name)], token)
+
+
+@asynchronous
+async def test_no_keeper_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def absent() -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    async with met(tmp_path) as at, keepers(monkeypatch):
+        monkeypatch.setattr(nonce, "connect", absent)
+        (proof,) = await at.prover.storage([str(tmp_path)])
+        assert proof.problem == "failed"
+        assert "kvmigd-storage.socket" in proof.text
 
 
 @pytest.mark.parametrize(
@@ -494,7 +520,8 @@ async def test_catching_ends_by_itself() -> None:
 
 @asynchronous
 async def test_sessions_end_by_themselves() -> None:
-    sessions = Sessions[str]("things", seconds=0.02, limit=2)
+    dropped: list[str] = []
+    sessions = Sessions[str]("things", seconds=0.02, limit=2, drop=dropped.append)
     token = sessions.open("x", peer="hosta")
     with pytest.raises(NotAuthorised):
         sessions.get(token, peer="hostc")
@@ -505,7 +532,8 @@ async def test_sessions_end_by_themselves() -> None:
     with pytest.raises(NoLease):
         sessions.get(token, peer="hosta")
     sessions.open("z", peer="hostc")
-    assert sessions.close() == ["z"]
+    sessions.close()
+    assert dropped == ["x", "y", "z"]
 
 
 # A peer that goes away
