@@ -19,7 +19,6 @@ from kvmigd.errors import InvalidArguments
 from kvmigd.model.job import CheckOptions, EvacuateOptions, MigrateOptions, NoOptions
 from kvmigd.operations import Operations
 
-_NO = Variant("b", False)  # noqa: FBT003
 NAME_LIMIT = 255
 """Longest name taken: libvirt keeps a guest in a file of its name, and a peer's name is a host name."""
 
@@ -66,7 +65,7 @@ class Manager(Implementation):
 
     async def check_all(self, call: Call, guest: str, destination: str, options: dict[str, Variant]) -> Large:
         """Could they all move?"""
-        wanted = parse({"prove": _NO, **options}, CheckOptions, method=call.member)
+        wanted = parse(options, CheckOptions, method=call.member)
         _checked("guest", guest)
         _checked("destination", destination)
         await self._authority.require("org.kvmigd1.check", call, guest=guest, destination=destination)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
@@ -13,6 +15,7 @@ from kvmigd.checks.knowledge import ANSWERS, LOOKED, PICTURE, unknown_subjects, 
 from kvmigd.checks.rule import Rule, Scope
 from kvmigd.checks.view import Case, Hosts, Local
 from kvmigd.model.finding import Finding, Severity, ordered
+from kvmigd.model.state import SUBJECTS
 
 _MODULES = (identity, software, guest, storage, network, machine)
 
@@ -29,83 +32,48 @@ CHECKS: dict[str, Check] = {
 SETTABLE = frozenset(check.id for check in CHECKS.values() if not check.fixed)
 """Ids of the checks whose severity the configuration may set."""
 
-_RULES = {scope: tuple(rule for rule in RULES if rule.scope is scope) for scope in Scope}
-_BACK = tuple(rule for rule in RULES if rule.back)
 _RANK = {check: rank for rank, check in enumerate(CHECKS)}
 
 
-class Judge:
-    """Asks the rules, and gives findings the severities that the configuration has for them.
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """A rule, the way back of one, or what is asked beside the rules: what is not known."""
 
-    `touching` limits the question to rules that read one of these; None asks all.
-    """
-
-    def __init__(self, severities: Mapping[str, str] | None = None) -> None:
-        self._severities = dict(severities or {})
-
-    def case(self, case: Case) -> tuple[Finding, ...]:
-        """Everything about a guest and two hosts, what to do first comes first."""
-        return self.sorted((*self.hosts(case.hosts), *self.local(case.local), *self.pair(case)))
-
-    def hosts(self, hosts: Hosts, *, touching: frozenset[str] | None = None) -> tuple[Finding, ...]:
-        """What is said about two hosts, whatever the guest."""
-        found = list(unknown_subjects(hosts.source)) + list(unknown_subjects(hosts.destination))
-        for rule in _RULES[Scope.HOSTS]:
-            if _is_asked(rule, touching) and _is_known(rule, hosts):
-                found += rule(hosts)
-        for rule in _BACK:
-            if rule.scope is Scope.HOSTS and _is_asked(rule, touching) and _is_known(rule, hosts):
-                found += _warnings(rule(hosts.reversed))
-        return self._judged(found)
-
-    def local(self, local: Local, *, touching: frozenset[str] | None = None) -> tuple[Finding, ...]:
-        """What is said about a guest on its host, whatever the peer."""
-        unknown = local.source.state.unknown
-        found: list[Finding] = []
-        for rule in _RULES[Scope.GUEST]:
-            if _is_asked(rule, touching) and (not unknown or rule.subjects.isdisjoint(unknown)):
-                found += rule(local)
-        return self._judged(found)
-
-    def pair(self, case: Case, *, touching: frozenset[str] | None = None) -> tuple[Finding, ...]:
-        """What is said about a guest and two hosts, beside what `hosts` and `local` say."""
-        found = list(unseen(case))
-        for rule in _RULES[Scope.PAIR]:
-            if _is_asked(rule, touching) and _is_known(rule, case.hosts):
-                found += rule(case)
-        for rule in _BACK:
-            if rule.scope is Scope.PAIR and _is_asked(rule, touching) and _is_known(rule, case.hosts):
-                found += _warnings(rule(case.reversed))
-        return self._judged(found)
-
-    def _judged(self, findings: Iterable[Finding]) -> tuple[Finding, ...]:
-        if not self._severities:
-            return tuple(findings)
-        return tuple(self._settled(findings))
-
-    def _settled(self, findings: Iterable[Finding]) -> Iterator[Finding]:
-        for finding in findings:
-            how = self._severities.get(finding.check, "")
-            if not how or finding.severity is Severity.UNKNOWN or finding.check not in SETTABLE:
-                yield finding
-            elif how != "ignore":
-                yield msgspec.structs.replace(finding, severity=Severity(how))
-
-    @staticmethod
-    def sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-        """What blocks first, then what is not known, then warnings; each in the order of the catalogue."""
-        return ordered(sorted(findings, key=lambda finding: _RANK.get(finding.check, len(_RANK))))
+    number: int
+    scope: Scope
+    reads: frozenset[str]
+    subjects: frozenset[str]
+    """Subjects of the pictures that must be known for it to be asked."""
+    back: bool
+    ask: Callable[[Any], Iterable[Finding]]
 
 
-def _is_asked(rule: Rule, touching: frozenset[str] | None) -> bool:
-    return touching is None or not rule.reads.isdisjoint(touching)
-
-
-def _is_known(rule: Rule, hosts: Hosts) -> bool:
-    source, destination = hosts.source.unknown, hosts.destination.unknown
-    return (not source and not destination) or (
-        rule.subjects.isdisjoint(source) and rule.subjects.isdisjoint(destination)
+def _questions() -> Iterator[Question]:
+    numbers = itertools.count()
+    unknown = frozenset({*SUBJECTS, "facts"})
+    yield Question(
+        number=next(numbers), scope=Scope.HOSTS, reads=unknown, subjects=frozenset(), back=False, ask=_unknown_subjects
     )
+    seen = frozenset({"look", "facts"})
+    yield Question(number=next(numbers), scope=Scope.PAIR, reads=seen, subjects=frozenset(), back=False, ask=unseen)
+    for rule in RULES:
+        for back in (False, True) if rule.back and rule.scope is not Scope.GUEST else (False,):
+            yield Question(
+                number=next(numbers),
+                scope=rule.scope,
+                reads=rule.reads,
+                subjects=rule.subjects,
+                back=back,
+                ask=partial(_way_back, rule) if back else rule.judge,
+            )
+
+
+def _unknown_subjects(hosts: Hosts) -> Iterator[Finding]:
+    yield from unknown_subjects(hosts.source)
+    yield from unknown_subjects(hosts.destination)
+
+
+def _way_back(rule: Rule, given: Hosts | Case) -> Iterator[Finding]:
+    return _warnings(rule.judge(given.reversed))
 
 
 def _warnings(findings: Iterable[Finding]) -> Iterator[Finding]:
@@ -120,6 +88,68 @@ def _warnings(findings: Iterable[Finding]) -> Iterator[Finding]:
                 if finding.summary.startswith(("The ", "There ", "A "))
                 else f"The guest could not come back: {finding.summary}",
             )
+
+
+QUESTIONS = tuple(_questions())
+"""Everything that is asked."""
+
+
+@lru_cache(maxsize=256)
+def questions(scope: Scope, touching: frozenset[str] | None = None) -> tuple[Question, ...]:
+    """The questions of a scope, of those only that read one of what is touched; None stands for everything."""
+    return tuple(
+        question
+        for question in QUESTIONS
+        if question.scope is scope and (touching is None or not question.reads.isdisjoint(touching))
+    )
+
+
+class Judge:
+    """Asks the rules, and gives findings the severities that the configuration has for them."""
+
+    def __init__(self, severities: Mapping[str, str] | None = None) -> None:
+        self._severities = dict(severities or {})
+
+    def case(self, case: Case) -> tuple[Finding, ...]:
+        """Everything about a guest and two hosts, what to do first comes first."""
+        return self.sorted((*self.hosts(case.hosts), *self.local(case.local), *self.pair(case)))
+
+    def hosts(self, hosts: Hosts) -> tuple[Finding, ...]:
+        """What is said about two hosts, whatever the guest."""
+        return self._all(Scope.HOSTS, hosts, hosts.source.unknown | hosts.destination.unknown)
+
+    def local(self, local: Local) -> tuple[Finding, ...]:
+        """What is said about a guest on its host, whatever the peer."""
+        return self._all(Scope.GUEST, local, local.source.unknown)
+
+    def pair(self, case: Case) -> tuple[Finding, ...]:
+        """What is said about a guest and two hosts, beside what `hosts` and `local` say."""
+        return self._all(Scope.PAIR, case, case.hosts.source.unknown | case.hosts.destination.unknown)
+
+    def _all(self, scope: Scope, given: Any, unknown: frozenset[str]) -> tuple[Finding, ...]:
+        return tuple(
+            finding for question in questions(scope) for finding in self.answer(question, given, unknown=unknown)
+        )
+
+    def answer(self, question: Question, given: Any, *, unknown: frozenset[str]) -> tuple[Finding, ...]:
+        """What one question finds about what its scope says; it is not asked if it needs an `unknown` subject."""
+        if unknown and not question.subjects.isdisjoint(unknown):
+            return ()
+        found = tuple(question.ask(given))
+        return tuple(self._settled(found)) if found and self._severities else found
+
+    def _settled(self, findings: Iterable[Finding]) -> Iterator[Finding]:
+        for finding in findings:
+            how = self._severities.get(finding.check, "")
+            if not how or finding.severity is Severity.UNKNOWN or finding.check not in SETTABLE:
+                yield finding
+            elif how != "ignore":
+                yield msgspec.structs.replace(finding, severity=Severity(how))
+
+    @staticmethod
+    def sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+        """What blocks first, then what is not known, then warnings; each in the order of the catalogue."""
+        return ordered(sorted(findings, key=lambda finding: _RANK.get(finding.check, len(_RANK))))
 
 
 def judge(case: Case, severities: Mapping[str, str] | None = None) -> tuple[Finding, ...]:

@@ -63,7 +63,7 @@ async def test_check_all_tells_a_row_for_each_guest_and_peer() -> None:
     async with world() as here:
         here.operations.findings = (OLDER_QEMU,)
         rows = await here.caller.manager("CheckAll", "ssa{sv}", "", "", {"strict": YES})
-        assert here.operations.calls == [("check_all", "", "", CheckOptions(prove=False, strict=True))]
+        assert here.operations.calls == [("check_all", "", "", CheckOptions(strict=True))]
         assert [row[:3] for row in rows] == [["web1", "hostb", "degraded"], ["web1", "2nd.host", "degraded"]]
         assert [(row[3][0][0], row[3][0][3]["peer"].value) for row in rows] == [
             ("software.qemu", "hostb"),
