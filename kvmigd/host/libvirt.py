@@ -15,7 +15,7 @@ import libvirt
 import msgspec
 
 from kvmigd.errors import HypervisorFailed, NoSuchGuest
-from kvmigd.host import domains, resources, stock
+from kvmigd.host import domains, qemuconf, resources, stock
 from kvmigd.host.capabilities import daemon_of
 from kvmigd.host.files import Files
 from kvmigd.host.hypervisor import ALL, GuestEvent, HypervisorFacts, Stream
@@ -111,11 +111,13 @@ class LibvirtHypervisor:
         state = await self._ask(lambda connection: stock.take(connection, known, changed, jobs), INVENTORY_SECONDS)
         if known is not None:
             return state
+        settings = await asyncio.to_thread(qemuconf.read)
         # Whoever starts a job tells nobody; what runs already is asked for, once.
         self._jobs.look([guest.uuid for guest in state.guests if guest.state.is_active])
         return msgspec.structs.replace(
             state,
             **msgspec.structs.asdict(self._connection.capabilities),
+            settings=settings,
             uri=self._uri,
             daemon=daemon_of(self._uri),
             host_name=facts.hostname if facts else "",

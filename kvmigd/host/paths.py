@@ -16,8 +16,8 @@ from kvmigd.model.mounts import MountFact
 from kvmigd.model.storage import PathFact
 
 DEADLINE_SECONDS = 5.0
-_FORMAT = "%d %i %s %f %t %T %.6W %n\\0"
-_IFMT, _IFBLK = 0xF000, 0x6000
+_FORMAT = "%d %i %s %f %t %T %.6W %.6Y %u %g %n\\0"
+_IFMT, _IFBLK, _PERMISSIONS = 0xF000, 0x6000, 0o7777
 _COMMAND_LIMIT = 500
 """Paths that one process is asked for: a command line has an end (ARG_MAX), a path up to 4 kB."""
 
@@ -52,20 +52,22 @@ async def _stat(group: Sequence[str], seconds: float) -> dict[str, PathFact]:
         if path not in seen:
             mine = next((line for line in lines if path in line), outcome.errors)
             problem = mine.rpartition(": ")[2] or "missing"
-            if not outcome.in_time and not mine:
+            hangs = not outcome.in_time and not mine
+            if hangs:
                 problem = f"did not answer for {seconds:.0f} s"
-            seen[path] = PathFact(path=path, exists=False, problem=problem)
+            seen[path] = PathFact(path=path, exists=False, problem=problem, hangs=hangs)
     return seen
 
 
 def parse(output: bytes) -> Iterable[PathFact]:
     """What stat(1) has printed; records that are cut off are left out."""
     for record in output.split(b"\0")[:-1]:
-        fields = os.fsdecode(record).split(" ", 7)
+        fields = os.fsdecode(record).split(" ", 10)
         try:
             device, inode, size = (int(field) for field in fields[:3])
             mode, major, minor = (int(field, 16) for field in fields[3:6])
-            path = fields[7]
+            uid, gid = int(fields[8]), int(fields[9])
+            path = fields[10]
             is_block = mode & _IFMT == _IFBLK
             of_device = (major, minor) if is_block else (os.major(device), os.minor(device))
         except (ValueError, IndexError, OverflowError):
@@ -76,8 +78,12 @@ def parse(output: bytes) -> Iterable[PathFact]:
             device=f"{of_device[0]}:{of_device[1]}",
             inode=inode,
             born_usec=_microseconds(fields[6]),
+            changed_usec=_microseconds(fields[7]),
             size=size,
             is_block=is_block,
+            uid=uid,
+            gid=gid,
+            mode=mode & _PERMISSIONS,
         )
 
 
@@ -97,6 +103,11 @@ def _on_mount(fact: PathFact, mount: MountFact | None) -> PathFact:
         device=fact.device,
         inode=fact.inode,
         born_usec=fact.born_usec,
+        changed_usec=fact.changed_usec,
         size=fact.size,
         is_block=fact.is_block,
+        uid=fact.uid,
+        gid=fact.gid,
+        mode=fact.mode,
+        hangs=fact.hangs,
     )

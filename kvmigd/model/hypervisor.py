@@ -59,6 +59,23 @@ class SecretFact(msgspec.Struct, frozen=True, kw_only=True):
         return self.uuid
 
 
+class QemuSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What libvirt's qemu.conf says, as far as both hosts must agree on it. It counts from libvirt's start on."""
+
+    user: str = ""
+    """As whom QEMU runs; empty where there is no such user."""
+    uid: int = -1
+    gid: int = -1
+    dynamic_ownership: bool = True
+    """libvirt gives images to QEMU's user when a guest starts or comes."""
+    lock_manager: str = ""
+    """lockd or sanlock; empty where images are locked by QEMU alone."""
+    shared_filesystems: tuple[str, ...] = ()
+    """Folders that libvirt is told to take for shared; a libvirt that is too old for it does not."""
+    problem: str = ""
+    """Why it could not be read; then nothing else here says anything."""
+
+
 class HypervisorState(Subject, frozen=True, kw_only=True):
     """libvirt on this host. Versions are libvirt's numbers: 1000000a + 1000b + c."""
 
@@ -92,5 +109,6 @@ class HypervisorState(Subject, frozen=True, kw_only=True):
     secrets: tuple[SecretFact, ...] = ()
     filters: tuple[str, ...] = ()
     """Names of network filters."""
+    settings: QemuSettings = QemuSettings(problem="not read")
     missing: tuple[str, ...] = ()
     """`part: why`: what of it libvirt could not tell, and so is empty here."""

@@ -202,9 +202,18 @@ class PathFact(msgspec.Struct, frozen=True, kw_only=True):
     inode: int = 0
     born_usec: int = 0
     """Birth time (statx(2)), microseconds since 1970; 0 where the file system keeps none."""
+    changed_usec: int = 0
+    """When its content changed last (mtime), microseconds since 1970."""
     size: int = 0
     """Bytes; of a block device 0."""
     is_block: bool = False
+    uid: int = -1
+    """Its owner; -1 where it is not known."""
+    gid: int = -1
+    mode: int = 0
+    """Permissions, the lower twelve bits of st_mode."""
+    hangs: bool = False
+    """Its storage did not answer in time."""
     format: str = ""
     """qcow2, qed, vmdk, vdi, vpc, vhdx, luks or raw; empty where it was not asked or could not be read."""
     backing: str = ""
@@ -212,3 +221,9 @@ class PathFact(msgspec.Struct, frozen=True, kw_only=True):
     disks (`nbd://…`) as they are."""
     data_file: str = ""
     """Where a qcow2 image keeps its data in a file of its own."""
+    readable: bool | None = None
+    """Whether QEMU's user may read it; None where it was not tried."""
+    writable: bool | None = None
+    """Whether QEMU's user may write to it; None where it was not tried."""
+    barred: str = ""
+    """The folder on the way to it that QEMU's user may not enter; libvirt never changes one."""

@@ -45,10 +45,11 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
 
 
 def test_what_stat_says_of_a_block_device() -> None:
-    (fact,) = paths.parse(b"6 103 0 61b0 fd 1f 1795126191.860171 /dev/dm-31\0cut off")
+    (fact,) = paths.parse(b"6 103 0 61b0 fd 1f 1795126191.860171 1795126191.860172 0 6 /dev/dm-31\0cut off")
     assert (fact.is_block, fact.device, fact.inode) == (True, "253:31", 103)
-    assert fact.born_usec == 1795126191860171
-    (fact,) = paths.parse(b"65024 103 7 81a4 0 0 0.000000 /a b\0")
+    assert (fact.born_usec, fact.changed_usec) == (1795126191860171, 1795126191860172)
+    assert (fact.uid, fact.gid, oct(fact.mode)) == (0, 6, "0o660")
+    (fact,) = paths.parse(b"65024 103 7 81a4 0 0 0.000000 0.000000 64055 64055 /a b\0")
     assert (fact.is_block, fact.device, fact.born_usec, fact.path) == (False, "254:0", 0, "/a b")
 
 
@@ -69,6 +70,6 @@ def test_a_path_that_hangs_is_given_up_and_hides_no_other(tmp_path: Path, monkey
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", slowly)
     hanging, here = asyncio.run(paths.look(["/srv/nas/a", str(tmp_path)], mounts=(ROOT, NAS), seconds=1))
-    assert not hanging.exists
+    assert (hanging.exists, hanging.hangs, here.hangs) == (False, True, False)
     assert "did not answer" in hanging.problem
     assert here.exists
