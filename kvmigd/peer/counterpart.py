@@ -209,18 +209,7 @@ class Counterpart:
         with self._one_more("folders", peer):
             keeper = nonce.connect if message.token is None else self._started(message.token, peer)
             found = await nonce.read(names, arrival=ARRIVAL_SECONDS, seconds=READ_SECONDS, keeper=keeper)
-        return proofwire.StorageAnswer(
-            nonces=tuple(
-                proofwire.NonceRead(
-                    content=read.content,
-                    user=read.user[:256],
-                    can_write=read.can_write,
-                    problem=read.problem,
-                    text=(read.text or read.write_text)[:1000],
-                )
-                for read in found
-            )
-        )
+        return proofwire.StorageAnswer(nonces=tuple(map(_told, found)))
 
     def _started(self, token: str, peer: Peer) -> nonce.Keeper:
         """The keeper that has been started for this peer; it is used once."""
@@ -247,6 +236,19 @@ class Counterpart:
             return proofwire.FramesAnswer(token=token, segments=await watch.caught())
         finally:
             self._catching.end(token)
+
+
+def _told(read: nonce.ReadBack) -> proofwire.NonceRead:
+    text = read.text
+    if not text and read.write_text:
+        text = f"{read.user}, as whom QEMU runs, cannot write there: {read.write_text}"
+    return proofwire.NonceRead(
+        content=read.content,
+        user=read.user[:256],
+        can_write=read.can_write,
+        problem=read.problem,
+        text=text[:1000],
+    )
 
 
 def _hang_up(connection: nonce.Connection) -> None:

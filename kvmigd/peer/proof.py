@@ -21,9 +21,9 @@ from kvmigd.errors import AdmissionBusy, NotAuthorised, PeerFailed
 from kvmigd.peer.wire import ProofEnd, ProofOffer
 
 PROOF_SECONDS = 5.0
-PROOF_LIMIT = 16
+PROOF_LIMIT = 32
 """So many proofs may listen at once; beyond that the answer is busy."""
-PEER_LIMIT = 4
+PEER_LIMIT = 8
 """So many of them may be one peer's."""
 CONNECT_SECONDS = 3.0
 

@@ -63,7 +63,6 @@ class PeerServer:
         *,
         group: asyncio.TaskGroup,
         desk: AdmissionDesk | None = None,
-        bursts: Bursts | None = None,
         protocols: tuple[int, ...] = wire.PROTOCOLS,
     ) -> None:
         self._config = config
@@ -77,7 +76,8 @@ class PeerServer:
         self._opening = asyncio.Lock()
         self._look_again = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
-        self._counterpart = Counterpart(lambda: self._config, local, self.desk, bursts=bursts or Bursts(), group=group)
+        self.bursts = Bursts()
+        self._counterpart = Counterpart(lambda: self._config, local, self.desk, bursts=self.bursts, group=group)
         news = Newsreader(lambda: local.facts, lambda: local.picture.state)
         self._broadcast = Broadcast(news, refresh=local.refresh)
         local.on_facts(self._broadcast.changed)
