@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from kvmigd.checks import guest, identity, machine, network, software, storage
+from kvmigd.checks import cpu, devices, guest, hostdevices, identity, machine, memory, network, software, storage
 from kvmigd.checks.check import Check
 from kvmigd.checks.knowledge import ANSWERS, LOOKED, PICTURE, unknown_subjects, unseen
 from kvmigd.checks.rule import Rule, Scope
@@ -17,7 +17,7 @@ from kvmigd.checks.view import Case, Hosts, Local
 from kvmigd.model.finding import Finding, Severity, ordered
 from kvmigd.model.state import SUBJECTS
 
-_MODULES = (identity, software, guest, storage, network, machine)
+_MODULES = (identity, software, guest, storage, network, machine, cpu, memory, hostdevices, devices)
 
 RULES: tuple[Rule, ...] = tuple(
     value for module in _MODULES for value in vars(module).values() if isinstance(value, Rule)

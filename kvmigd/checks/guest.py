@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from shlex import quote
 
 from kvmigd.checks.check import Check, Way
+from kvmigd.checks.memory import memory_needed
 from kvmigd.checks.rule import Scope, rule
 from kvmigd.checks.view import Case, Local
-from kvmigd.host.system import overhead
 from kvmigd.model.finding import Basis, Finding, Severity
+from kvmigd.model.guest import GuestState
+from kvmigd.model.host import NameFact
+
+__all__ = ["memory_needed"]
 
 STATE = Check(
     id="guest.state",
@@ -37,81 +42,182 @@ GUEST_UUID = Check(
     remedy="Find out which of the two is right before either is touched: virsh dominfo UUID on both hosts.",
     fixed=True,
 )
-MEMORY = Check(
-    id="memory.fits",
+DEFINITION = Check(
+    id="guest.definition",
+    severity=Severity.UNKNOWN,
+    title="The guest's definition is understood.",
+    why="Of a guest whose definition cannot be read nothing is known, so nothing is promised.",
+    known="libvirt gives the definition whenever it changes.",
+    remedy="virsh dumpxml GUEST; virt-xml-validate finds what is wrong with it.",
+    fixed=True,
+)
+SAVE = Check(
+    id="guest.save",
     severity=Severity.BLOCK,
-    title="The guest's memory, and what its QEMU takes beside it, is free on the destination.",
-    why="QEMU cannot be started there, or the host runs out of memory and kills guests.",
-    known="MemAvailable there, less the configured reserve and what is promised to guests on their way.",
-    remedy="Free memory there, or choose another peer.",
+    title="A guest that is shut off has no saved image of its memory.",
+    why="The image (virsh managedsave) stays on the host, and with it what the guest was doing; on the other host the "
+    "guest would boot anew from disks it takes to be in use.",
+    known="libvirt tells whether there is one.",
+    remedy="virsh start GUEST and move it live, or virsh managedsave-remove GUEST.",
+)
+BUSY = Check(
+    id="hypervisor.busy",
+    severity=Severity.BLOCK,
+    title="libvirt does nothing else with the guest.",
+    why="While it is migrated, saved, dumped or backed up, libvirt refuses another job after 30 seconds.",
+    known="libvirt's events of jobs.",
+    remedy="virsh domjobinfo GUEST; wait for its end, or virsh domjobabort GUEST.",
+)
+AUTOSTART = Check(
+    id="guest.autostart",
+    severity=Severity.WARN,
+    title="Only the host on which the guest runs starts it by itself.",
+    why="A definition that the destination starts when it boots can make the guest run on both hosts, and two that "
+    "write to one disk destroy it.",
+    known="libvirt's picture on the destination.",
+    remedy="virsh autostart --disable GUEST on the destination.",
+)
+SECURITY_MODEL = Check(
+    id="security.model",
+    severity=Severity.BLOCK,
+    title="The destination has the security drivers that label the guest.",
+    why="The definition that travels names them, and libvirt starts no guest whose driver it does not have.",
+    known="The guest's <seclabel> elements are compared with the security models of the destination's libvirt.",
+    remedy="The same security_driver in /etc/libvirt/qemu.conf on both hosts, SELinux or AppArmor on in both kernels.",
 )
 
 
-@rule(Scope.GUEST, reads="guest", tells=(STATE,))
+_WAKE = {
+    GuestState.SUSPENDED: "virsh dompmwakeup",
+    GuestState.PAUSED: "virsh resume",
+}
+_SECLABEL_NONE = 12_003_000
+"""From this libvirt on a label of type none needs no driver."""
+
+
+@rule(Scope.GUEST, reads="guest", tells=(STATE, DEFINITION, SAVE, BUSY))
 def guest_state(local: Local) -> Iterator[Finding]:
-    """The guest runs; a guest that does not cannot be migrated live."""
-    if not local.guest.state.is_executing and not local.options.offline:
+    """The guest runs, is understood, and nothing else is done with it."""
+    guest = local.guest
+    if not guest.state.is_executing and not local.options.offline:
         yield STATE.finding(
-            f"{local.guest.name} is not running.",
+            f"{guest.name} is not running.",
             host=local.here,
-            subject=local.guest.name,
+            subject=guest.name,
             expected="running",
-            found=str(local.guest.state),
-            remedy=f"On {local.here}: virsh {'resume' if local.guest.state.is_active else 'start'} {local.guest.name}",
+            found=str(guest.state),
+            remedy=f"On {local.here}: {_WAKE.get(guest.state, 'virsh start')} {quote(guest.name)}",
+            basis=Basis.PROVED,
+        )
+    if guest.problem:
+        yield DEFINITION.finding(
+            f"The definition of {guest.name} is not understood.",
+            host=local.here,
+            subject=guest.name,
+            expected="a definition that can be read",
+            found=guest.problem,
+            remedy=f"On {local.here}: virsh dumpxml {quote(guest.name)}",
+            basis=Basis.PROVED,
+        )
+    # Of a guest that runs the image is of the past; libvirt removed it when the guest was started.
+    if guest.managed_save and not guest.state.is_active:
+        yield SAVE.finding(
+            f"The memory of {guest.name} is saved on {local.here} and would stay there.",
+            host=local.here,
+            subject="managed save image",
+            expected="no saved image",
+            found="a managed save image",
+            remedy=f"On {local.here}: virsh start {quote(guest.name)}, then move it live; or virsh "
+            f"managedsave-remove {quote(guest.name)}, if what it was doing does not matter",
+            basis=Basis.PROVED,
+        )
+    if guest.job != "none":
+        yield BUSY.finding(
+            f"libvirt is busy with {guest.name}.",
+            host=local.here,
+            subject=guest.name,
+            expected="no job",
+            found=_JOBS.get(guest.job, guest.job),
+            remedy=f"On {local.here}: virsh domjobinfo {quote(guest.name)}; wait for its end, or virsh "
+            f"domjobabort {quote(guest.name)}",
             basis=Basis.PROVED,
         )
 
 
-@rule(Scope.PAIR, reads="guest look", tells=(NAME, GUEST_UUID))
+_JOBS = {
+    "outgoing": "it is being migrated to another host",
+    "incoming": "it is still arriving",
+    "other": "it is being saved, dumped, backed up or the like",
+}
+
+
+@rule(Scope.PAIR, reads="guest look hypervisor", tells=(NAME, GUEST_UUID, AUTOSTART))
 def guest_place(case: Case) -> Iterator[Finding]:
-    """Name and UUID of the guest are free on the destination."""
-    if case.look is None:
+    """Name and UUID of the guest are free on the destination, which does not start it by itself."""
+    guest, there = case.guest, case.destination
+    namesake, twin = there.guests_by_name.get(guest.name), there.guests.get(guest.uuid)
+    if namesake is None and twin is None and (case.look is None or case.look.names == _NOBODY):
         return
-    names, guest = case.look.names, case.guest
-    if names.uuid_of_name and names.uuid_of_name != guest.uuid:
+    names = case.look.names if case.look else _NOBODY
+    holder = namesake.uuid if namesake else names.uuid_of_name
+    if holder and holder != guest.uuid:
         yield NAME.finding(
             f"Another guest called {guest.name} is defined on {case.there}.",
             host=case.there,
             subject=guest.name,
             expected=f"no guest of that name, or the one with UUID {guest.uuid}",
-            found=f"UUID {names.uuid_of_name}",
-            remedy=f"On {case.there}: virsh domrename {guest.name} OTHER-NAME",
+            found=f"UUID {holder}",
+            remedy=f"On {case.there}: virsh domrename {quote(guest.name)} OTHER-NAME",
             basis=Basis.PROVED,
         )
-    if names.uuid_is_active or (names.name_of_uuid and names.name_of_uuid != guest.name):
+    called = twin.name if twin else names.name_of_uuid
+    active = names.uuid_is_active or (twin is not None and twin.state.is_active)
+    if active or (called and called != guest.name):
         yield GUEST_UUID.finding(
-            f"A guest with {guest.name}'s UUID {'runs' if names.uuid_is_active else 'is defined'} on {case.there}.",
+            f"A guest with {guest.name}'s UUID {'runs' if active else 'is defined'} on {case.there}.",
             host=case.there,
             subject=guest.uuid,
             expected="no other guest with that UUID",
-            found=names.name_of_uuid,
+            found=called,
             remedy=f"On {case.there}: find out which of the two is right before either is touched: "
             f"virsh dominfo {guest.uuid}",
             basis=Basis.PROVED,
         )
-
-
-@rule(Scope.PAIR, reads="guest facts", tells=(MEMORY,))
-def guest_memory(case: Case) -> Iterator[Finding]:
-    """The guest's memory and what its QEMU takes beside it are free on the destination, reservations included."""
-    free = case.destination.facts.memory_free
-    needed = memory_needed(case.guest.memory, case.guest.vcpus)
-    if case.destination.facts.memory_total and free < needed:
-        yield MEMORY.finding(
-            f"{case.there} has too little free memory.",
+    elif twin is not None and twin.autostart:
+        yield AUTOSTART.finding(
+            f"{case.there} would start {guest.name} when it boots, though it runs on {case.here}.",
             host=case.there,
-            subject="memory",
-            expected=f"{mib(needed)} free ({mib(case.guest.memory)} and QEMU's own)",
-            found=f"{mib(free)} free, reservations taken off",
-            remedy=f"Free memory on {case.there}, or choose another peer",
+            subject=guest.name,
+            expected="a definition that is not started by itself",
+            found="autostart is on",
+            remedy=f"On {case.there}: virsh autostart --disable {quote(guest.name)}",
+            basis=Basis.PROVED,
         )
 
 
-def mib(size: int) -> str:
-    """A size for a person, in MiB."""
-    return f"{size / (1 << 20):.0f} MiB"
+_NOBODY = NameFact()
 
 
-def memory_needed(memory: int, vcpus: int) -> int:
-    """Bytes that a guest takes on its host: its own memory and QEMU's."""
-    return memory + overhead(memory, vcpus)
+@rule(Scope.PAIR, reads="guest hypervisor", tells=(SECURITY_MODEL,))
+def security_model(case: Case) -> Iterator[Finding]:
+    """The destination's libvirt has the security drivers that label the guest."""
+    there = case.destination.state.hypervisor
+    if not case.guest.labels or not there.security_models:
+        return
+    for label in case.guest.labels:
+        if label.model in ("", "none") or (label.kind == "none" and there.libvirt >= _SECLABEL_NONE):
+            continue
+        if not any(model.startswith(f"{label.model}:") for model in there.security_models):
+            yield SECURITY_MODEL.finding(
+                f"libvirt on {case.there} has no security driver {label.model}, which labels {case.guest.name}.",
+                host=case.there,
+                subject=label.model,
+                expected=f"the security model {label.model}",
+                found=", ".join(model.partition(":")[0] for model in there.security_models),
+                remedy=f"On {case.there}: virsh capabilities | grep -A2 '<secmodel>'; {_driver(label.model)}",
+            )
+
+
+def _driver(model: str) -> str:
+    known = {"apparmor": "aa-enabled; systemctl enable --now apparmor", "selinux": "getenforce; /etc/selinux/config"}
+    return f"{known.get(model, 'security_driver in /etc/libvirt/qemu.conf')}; then restart libvirtd (virtqemud)"

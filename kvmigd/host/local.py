@@ -14,7 +14,7 @@ import structlog
 from kvmigd import __version__
 from kvmigd.config import Config
 from kvmigd.errors import HostUnknown, HypervisorFailed, HypervisorUnavailable
-from kvmigd.host import remote, system
+from kvmigd.host import guestdevices, remote, system
 from kvmigd.host.hypervisor import Hypervisor
 from kvmigd.host.picture import Picture
 from kvmigd.host.storage import images
@@ -200,8 +200,11 @@ class Host:
         paths = [path for guest in guests for path in guest.local_paths]
         formats = {path: kind for guest in guests for path, kind in guest.formats.items()}
         try:
-            facts, machines, cpus, names = await asyncio.gather(
+            facts, absent, machines, cpus, names = await asyncio.gather(
                 images.chain(paths, mounts=state.mounts.mounts, formats=formats),
+                guestdevices.absent(
+                    (name for guest in guests for name in guestdevices.needed(guest)), mounts=state.mounts.mounts
+                ),
                 self._ask(guests, _machine_of, self.hypervisor.machine_problem),
                 self._ask(guests, _cpu_of, self.hypervisor.compare_cpu),
                 self._ask(guests, _name_of, lambda guest: self.hypervisor.names(guest.name, guest.uuid)),
@@ -219,6 +222,7 @@ class Host:
                 machine_problem=machines.get(_machine_of(guest), ""),
                 cpu=cpus.get(_cpu_of(guest)),
                 names=names.get(_name_of(guest), NameFact()),
+                absent=tuple(sorted(absent.intersection(guestdevices.needed(guest)))),
                 taken_usec=now,
             )
             for guest in guests

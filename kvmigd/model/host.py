@@ -87,6 +87,8 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     cpu: CpuFact | None = None
     """None where libvirt was not asked, because it does not answer."""
     names: NameFact = NameFact()
+    absent: tuple[str, ...] = ()
+    """What of the guest's devices, sockets and shared folders is not there: paths, and `usb:vendor:product`; sorted."""
     taken_usec: int = 0
     """When it looked, wall clock, microseconds since 1970."""
 

@@ -90,6 +90,7 @@ def guest_of(
         shared_memory=tuple(shared_memory_of(element) for element in devices.findall("shmem")),
         characters=tuple(characters_of(devices)),
         graphics=tuple(graphics_of(element) for element in devices.findall("graphics")),
+        accelerated=any(it.get("accel3d") == "yes" for it in children(devices, "video/model/acceleration")),
         vsock=number(attribute(vsock, "address")),
         vsock_auto=attribute(vsock, "auto") == "yes",
         watchdogs=tuple(f"{it.get('model', '')}={it.get('action', '')}" for it in devices.findall("watchdog")),
