@@ -30,7 +30,7 @@ systemctl start {AS_DAEMON}
 """
 
 _PROGRAM = """
-import asyncio, json, sys
+import asyncio, os, sys
 sys.path.insert(0, "/usr/lib/kvmigd/site")
 import msgspec
 from kvmigd.host import frames, nonce
@@ -42,6 +42,11 @@ async def write(folders):
     async with nonce.written(folders, seconds=2) as written:
         tell(written)
         await asyncio.Event().wait()
+
+async def write_later(path, folders):
+    while not os.path.exists(path):
+        await asyncio.sleep(0.05)
+    await write(folders)
 
 async def read(names):
     tell(await nonce.read(names))
@@ -158,11 +163,14 @@ def test_storage_that_is_another_one_read_only_or_not_there(a: Host, b: Host, gu
 
 
 def test_storage_that_hangs_is_told_and_keeps_no_other_folder_waiting(a: Host) -> None:
-    a.sh("pkill --exact --signal STOP glusterfs")
-    try:
-        dead, alive = asked(a, "write(['/srv/vm', '/var/lib/libvirt/images'])")
-    finally:
-        a.sh("pkill --exact --signal CONT glusterfs")
+    # It is started before: systemd itself hangs in a reload while storage does.
+    with running(a, "write_later('/run/go', ['/srv/vm', '/var/lib/libvirt/images'])"):
+        a.sh("pkill --exact --signal STOP glusterfs")
+        try:
+            a.write("/run/go", "")
+            ((dead, alive),) = told(a)
+        finally:
+            a.sh("pkill --exact --signal CONT glusterfs; rm -f /run/go")
     assert (dead["problem"], alive["problem"]) == ("hangs", "")
     wait_until("the keeper has ended", lambda: not a.sh("systemctl list-units --no-legend 'kvmigd-storage@*'"))
     assert nonces(a, "/srv/vm") == ""
