@@ -12,6 +12,7 @@ import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 import msgspec
 
@@ -21,6 +22,10 @@ from kvmigd.peer.wire import AdmissionRequest, Busy, Claim, Refused
 
 PAST_LIMIT = 256
 """So many ended leases are remembered, because a source may settle after its lease has run out."""
+
+
+_SPARED = {"stream": 0, "disks": 1, "burst": 2}
+"""So many ports from the top are for others, even while proofs listen there."""
 
 
 class Reservation(msgspec.Struct, frozen=True, kw_only=True):
@@ -257,16 +262,22 @@ class AdmissionDesk:
     def proof_port(self, job: str | None, *, peer: str, purpose: str = "stream") -> int:
         """The port to be proved: the one of the admitted job, else the one that would be given next.
 
-        NBD (`disks`) listens on another one of the same range. A port where a proof listens now is not free.
+        NBD (`disks`) would get the one after it, and a `burst` stays away from both where there are others. A port
+        where a proof listens now is not free.
         """
         if job is not None:
             lease = self.lease(job, peer=peer)
             if purpose == "stream":
                 return lease.port
-        port = next(iter(self.free_ports()), None)
+        usual = self._migration
+        leased = {lease.port for lease in self.reservations}
+        unleased = (port for port in range(usual.port_max, usual.port_min - 1, -1) if port not in leased)
+        spared = set(islice(unleased, 0 if job is not None else _SPARED.get(purpose, 0)))
+        free = list(islice(self.free_ports(), len(spared) + 1))
+        port = next((port for port in free if port not in spared), free[0] if free else None)
         if port is None:
             raise AdmissionBusy(
-                f"No port of the migration range {self._migration.port_min}-{self._migration.port_max} is free.",
+                f"No port of the migration range {usual.port_min}-{usual.port_max} is free.",
                 hint="ss -ltnp shows who has them.",
             )
         return port

@@ -158,7 +158,7 @@ class Counterpart:
         self._bursts.begin("from", peer.name)
         burst = Burst(
             stream_address(self._config().migration, request),
-            lambda: self._desk.proof_port(None, peer=peer.name),
+            lambda: self._desk.proof_port(None, peer=peer.name, purpose="burst"),
             peer=peer.name,
             done=lambda rate, size: self._bursts.end("from", peer.name, rate=rate, size=size),
         )

@@ -110,13 +110,30 @@ class Proof:
         loop = asyncio.get_running_loop()
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(self.seconds):
-                assert self._listener is not None
-                connection, origin = await loop.sock_accept(self._listener)
-                self._listener.close()
-                with connection:
-                    self.connected_from = str(origin[0])
+                with await self._accept() as connection:
+                    self._close_listener()
                     await loop.sock_sendall(connection, self.nonce.encode())
                     await self._hear(connection)
+
+    async def _accept(self) -> socket.socket:
+        """One connection. Other than with the loop's own way, none is lost when the task is cancelled meanwhile."""
+        loop = asyncio.get_running_loop()
+        listener = self._listener
+        assert listener is not None
+        came = asyncio.Event()
+        loop.add_reader(listener, came.set)
+        try:
+            while True:
+                await came.wait()
+                came.clear()
+                with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+                    connection, origin = listener.accept()
+                    connection.setblocking(False)  # noqa: FBT003  # positional only
+                    self.connected_from = str(origin[0])
+                    return connection
+        finally:
+            if self._listener is listener:
+                loop.remove_reader(listener)
 
     async def _hear(self, connection: socket.socket) -> None:
         """What follows the nonce: nothing, until the other side closes."""
@@ -130,9 +147,13 @@ class Proof:
 
     def close(self) -> None:
         """Give the port back; harmless if that has happened."""
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        self._close_listener()
+
+    def _close_listener(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            asyncio.get_running_loop().remove_reader(listener)  # the number may soon be another's
+            listener.close()
 
 
 class ProofDesk:

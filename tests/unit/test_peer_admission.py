@@ -201,6 +201,23 @@ def test_proof_ports() -> None:
     assert at.proof_port(None, peer="hosta") == 102
 
 
+def test_proof_ports_of_disks() -> None:
+    listening: set[int] = set()
+    at = desk(bindable=lambda port: port not in listening)
+    assert at.proof_port(None, peer="hosta", purpose="disks") == 102
+    listening.add(103)  # the proof of the stream's
+    assert at.proof_port(None, peer="hosta", purpose="disks") == 102
+    assert at.proof_port(None, peer="hosta") == 102
+    listening.clear()
+    assert at.proof_port(None, peer="hosta", purpose="burst") == 101
+    listening |= {101, 100}
+    assert at.proof_port(None, peer="hosta", purpose="burst") == 103, "better that than none"
+    listening.clear()
+    ask(at)
+    assert at.proof_port(JOB, peer="hosta", purpose="disks") == 102
+    assert at.proof_port(None, peer="hosta", purpose="disks") == 101
+
+
 def test_new_limits() -> None:
     at = desk()
     ask(at)

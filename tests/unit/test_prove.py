@@ -117,7 +117,8 @@ async def test_everything_at_once_and_nothing_left(tmp_path: Path) -> None:
 async def test_only_what_is_wanted(tmp_path: Path) -> None:
     async with met(tmp_path) as at:
         assert await at.prover.prove(Wanted()) == Proofs()
-        assert (await at.prover.ports(("disks",)))[0].key == "hostb/disks"
+        stream, disks = await at.prover.ports(("stream", "disks"))
+        assert disks.port == stream.port - 1
 
 
 @asynchronous
