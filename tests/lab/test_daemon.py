@@ -23,11 +23,13 @@ def test_it_runs_under_the_shipped_unit(a: Host) -> None:
     assert shown(a, "FragmentPath").endswith("/lib/systemd/system/kvmigd.service")
     assert shown(a, "DropInPaths") == ""
     assert shown(a, "StatusText") == "Ready"
-    exposure = a.run("systemd-analyze", "security", "--no-pager", UNIT).stdout.splitlines()[-1]
-    level = float(exposure.split("exposure level for kvmigd.service: ")[1].split()[0])
-    assert level < 3.0, exposure
+    for unit in (UNIT, "kvmigd-storage@x.service"):
+        exposure = a.run("systemd-analyze", "security", "--no-pager", unit).stdout.splitlines()[-1]
+        level = float(exposure.split("exposure level for ")[1].split(": ")[1].split()[0])
+        assert level < 3.0, exposure
     capabilities = a.sh('grep CapBnd /proc/"$1"/status', str(a.main_pid(UNIT))).split()[1]
-    assert int(capabilities, 16) == 1 << 2 | 1 << 12, "CAP_DAC_READ_SEARCH, CAP_NET_ADMIN and nothing else"
+    # CAP_DAC_READ_SEARCH, CAP_NET_ADMIN, CAP_NET_RAW and nothing else
+    assert int(capabilities, 16) == 1 << 2 | 1 << 12 | 1 << 13
 
 
 def test_it_is_started_by_a_call_and_stops_cleanly(a: Host) -> None:
