@@ -132,7 +132,7 @@ def _frequency(guest: Guest) -> int:
 def invariant_tsc(local: Local) -> Iterator[Finding]:
     """A guest with an invariant time stamp counter has a frequency for it."""
     guest = local.guest
-    if not guest.state.is_active or _frequency(guest):
+    if (not guest.cpu.features and guest.cpu.migratable != "off") or not guest.state.is_active or _frequency(guest):
         return
     # host-passthrough leaves invtsc out, unless it is told that the guest need not migrate.
     unmigratable = (

@@ -42,13 +42,14 @@ SECURITY = Check(
     remedy="Shut it down and start it there.",
     ways=(Way.SHUTDOWN,),
 )
-GRAPHICS = Check(
-    id="guest.graphics",
+BLOCKERS = Check(
+    id="guest.blockers",
     severity=Severity.BLOCK,
-    title="The guest does not draw with its host's GPU.",
-    why="What virtio's 3D acceleration (virgl) has in the host's GPU QEMU cannot move.",
-    known="<acceleration accel3d='yes'/> of the guest's <video>.",
-    remedy="virsh edit GUEST: accel3d='no', and restart it.",
+    title="QEMU has learnt to move all devices of the guest.",
+    why="It refuses a guest with 3D acceleration (virgl), virtio-crypto, NVMe controllers, USB sound, input devices "
+    "of the host, the SPICE agent without SPICE (before 10.1), or with all of the host's Hyper-V features.",
+    known="The guest's definition; only a migration that has begun would tell it of QEMU itself.",
+    remedy="virsh edit GUEST: another model of the device, and a restart.",
     ways=(Way.SHUTDOWN,),
 )
 DISPLAY = Check(
@@ -86,13 +87,14 @@ ARGUMENTS = Check(
     remedy="See that everything they name is on both hosts; better say it in libvirt's words.",
 )
 _VIRTIOFS_LIBVIRT, _VIRTIOFS_QEMU = 10_007_000, 8_002_000
+_VDAGENT_QEMU = 10_001_000
 
 
-@rule(Scope.GUEST, reads="guest hypervisor", tells=(SHARE, MEMORY_SHARE, SECURITY, GRAPHICS))
+@rule(Scope.GUEST, reads="guest hypervisor", tells=(SHARE, MEMORY_SHARE, SECURITY, BLOCKERS))
 def bound_devices(local: Local) -> Iterator[Finding]:
     """Nothing of the guest is bound to its host in a way that libvirt or QEMU refuses to move."""
     guest = local.guest
-    if not (guest.shares or guest.shared_memory or guest.launch_security or guest.accelerated):
+    if not (guest.shares or guest.shared_memory or guest.launch_security or guest.unmovable):
         return
     if not guest.state.is_active:  # nothing to move but the definition
         return
@@ -117,15 +119,26 @@ def bound_devices(local: Local) -> Iterator[Finding]:
             found=guest.launch_security,
             remedy=f"On {local.here}: virsh shutdown {quote(guest.name)}, and start it on the other host",
         )
-    if guest.accelerated:
-        yield GRAPHICS.finding(
-            f"{guest.name} draws with the GPU of {local.here}.",
+    for device in guest.unmovable:
+        if device.endswith("'qemu-vdagent'") and local.source.state.hypervisor.qemu >= _VDAGENT_QEMU:
+            continue
+        yield BLOCKERS.finding(
+            f"QEMU cannot move {guest.name} with {device}.",
             host=local.here,
-            subject="accel3d",
-            expected="accel3d='no'",
-            found="accel3d='yes'",
-            remedy=f"On {local.here}: virsh edit {quote(guest.name)}: <acceleration accel3d='no'/>, and restart it",
+            subject=device,
+            expected="only devices that QEMU can move",
+            found=f"<{device}>",
+            remedy=f"On {local.here}: virsh edit {quote(guest.name)}: {_INSTEAD.get(device, 'no such device')}, and "
+            "restart it",
         )
+
+
+_INSTEAD = {
+    "acceleration accel3d='yes'": "<acceleration accel3d='no'/>",
+    "hyperv mode='passthrough'": "<hyperv mode='custom'> with each feature that it needs",
+    "sound model='usb'": "<sound model='ich9'/>",
+    "target bus='nvme'": "<target bus='virtio'/>",
+}
 
 
 def _share(local: Local, share: Share) -> Iterator[Finding]:

@@ -103,8 +103,8 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     shared_memory: tuple[SharedMemory, ...] = ()
     characters: tuple[Character, ...] = ()
     graphics: tuple[Graphics, ...] = ()
-    accelerated: bool = False
-    """A video device draws with the host's GPU (virgl)."""
+    unmovable: tuple[str, ...] = ()
+    """What of it QEMU has never learnt to move, as the definition has it: `crypto model='virtio'` …, sorted."""
     vsock: int = 0
     """The guest's context identifier; 0 where it has no vsock."""
     vsock_auto: bool = False

@@ -6,9 +6,10 @@ import pytest
 
 from kvmigd.checks.guest import memory_needed
 from kvmigd.model.finding import Severity
-from kvmigd.model.guest import GuestState
+from kvmigd.model.guest import Guest, GuestState
 from kvmigd.model.host import CpuFact, NameFact
-from tests.unit.cases import GIB, OTHER_UUID, UUID, only, told
+from kvmigd.model.system import Kvm
+from tests.unit.cases import GIB, OTHER_UUID, UUID, changed, only, told
 
 NEEDED = memory_needed(GIB, 2)
 
@@ -22,7 +23,7 @@ def test_only_a_guest_that_runs_can_be_moved(state: GuestState) -> None:
     (finding,) = findings
     assert (finding.check, finding.severity, finding.host) == ("guest.state", Severity.BLOCK, "hosta")
     assert finding.found == str(state)
-    verb = "start" if state in (GuestState.SHUTOFF, GuestState.CRASHED, GuestState.UNKNOWN) else "resume"
+    verb = {GuestState.PAUSED: "resume", GuestState.SUSPENDED: "dompmwakeup"}.get(state, "start")
     assert finding.remedy == f"On hosta: virsh {verb} web"
 
 
@@ -78,7 +79,30 @@ def test_the_machine_cannot_be_had() -> None:
     assert finding.expected == "pc-q35-7.2 (x86_64, kvm) by /usr/bin/qemu-system-x86_64"
     assert finding.found == "no machine type pc-q35-7.2"
     assert finding.remedy.startswith("Update QEMU on hostb")
-    assert told(here__machine_problem="nobody asks") == ()
+    back = only(here__machine_problem="no machine type pc-q35-7.2")
+    assert (back.check, back.severity, back.way) == ("machine.type", Severity.WARN, "back")
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "Cannot check QEMU binary /usr/bin/qemu-system-x86_64: No such file or directory",
+        "invalid argument: unable to find any emulator to serve 'x86_64' architecture",
+    ],
+)
+def test_the_emulator_is_missing(problem: str) -> None:
+    finding = only(there__machine_problem=problem)
+    assert (finding.check, finding.severity, finding.host) == ("machine.emulator", Severity.BLOCK, "hostb")
+    assert finding.found == problem
+
+
+def test_there_is_no_kvm() -> None:
+    here = {"source__state__system__kvm": Kvm(device=True)}
+    finding = only(**here, there__machine_problem="KVM is not supported by '/usr/bin/qemu' on this host")
+    assert (finding.check, finding.severity, finding.host) == ("machine.kvm", Severity.BLOCK, "hostb")
+    assert told(**here, guest__domain_type="qemu") == ()
+    assert told(**here, destination__state__system__kvm=Kvm(device=True)) == ()
+    assert told() == (), "where it is not seen on either host, it is the eyes"
 
 
 def test_the_cpu_cannot_be_had() -> None:
@@ -87,3 +111,55 @@ def test_the_cpu_cannot_be_had() -> None:
     assert finding.found == "missing features: avx512f"
     assert "hypervisor-cpu-baseline" in finding.remedy
     assert told(there__cpu=None) == ()
+
+
+def test_the_features_that_are_missing_are_named() -> None:
+    problem = "the CPU is incompatible with host CPU: Host CPU does not provide required features: avx512f, vaes"
+    finding = only(there__cpu=CpuFact(compatible=False, problem=problem))
+    assert finding.summary == "The CPU of web cannot run on hostb: it lacks avx512f, vaes."
+    assert finding.subject == "avx512f, vaes"
+    assert "<feature policy='disable' name='avx512f'/><feature policy='disable' name='vaes'/>" in finding.remedy
+
+
+TWIN = Guest(
+    name="web", uuid=UUID, state=GuestState.SHUTOFF, memory=0, vcpus=0, arch="", machine="", domain_type="", emulator=""
+)
+
+
+def test_the_picture_knows_who_has_the_name() -> None:
+    other = changed(TWIN, uuid=OTHER_UUID)
+    finding = only(destination__state__hypervisor__guests=(other,))
+    assert (finding.check, finding.found) == ("guest.name", f"UUID {OTHER_UUID}")
+    finding = only(destination__state__hypervisor__guests=(changed(TWIN, state=GuestState.RUNNING),))
+    assert (finding.check, finding.summary) == ("guest.uuid", "A guest with web's UUID runs on hostb.")
+    assert told(destination__state__hypervisor__guests=(TWIN,)) == ()
+
+
+def test_only_one_host_starts_it_by_itself() -> None:
+    finding = only(destination__state__hypervisor__guests=(changed(TWIN, autostart=True),))
+    assert (finding.check, finding.severity, finding.host) == ("guest.autostart", Severity.WARN, "hostb")
+    assert finding.remedy == "On hostb: virsh autostart --disable web"
+    assert told(guest__autostart=True) == ()
+
+
+def test_libvirt_is_busy() -> None:
+    for job in ("outgoing", "incoming", "other"):
+        finding = only(guest__job=job)
+        assert (finding.check, finding.severity, finding.host) == ("hypervisor.busy", Severity.BLOCK, "hosta")
+        assert "virsh domjobinfo web" in finding.remedy
+
+
+def test_memory_that_is_saved_stays_behind() -> None:
+    assert told(guest__managed_save=True) == (), "a guest that runs has left it behind"
+    finding = only(guest__managed_save=True, guest__state=GuestState.SHUTOFF, options__offline=True)
+    assert (finding.check, finding.severity, finding.host) == ("guest.save", Severity.BLOCK, "hosta")
+    assert "virsh managedsave-remove web" in finding.remedy
+
+
+def test_a_definition_that_nobody_understands() -> None:
+    finding = only(guest__problem="it is nested too deeply")
+    assert (finding.check, finding.severity, finding.found) == (
+        "guest.definition",
+        Severity.UNKNOWN,
+        "it is nested too deeply",
+    )

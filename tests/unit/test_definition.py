@@ -231,6 +231,20 @@ def test_odd_numbers(word: str) -> None:
     assert parsed(xml).vcpus == {"0x10": 16, " 7 ": 7}.get(word, 1)
 
 
+def test_what_qemu_cannot_move() -> None:
+    devices = """<video><model type='virtio'><acceleration accel3d='yes'/></model></video><crypto model='virtio'/>
+      <video><model type='virtio'><acceleration accel3d='no'/></model></video><sound model='ich9'/>
+      <input type='tablet' bus='usb'/><input type='passthrough'><source evdev='/dev/input/event3'/></input>"""
+    guest = parsed(definitions.domain(devices, more="<features><hyperv mode='passthrough'/></features>"))
+    assert guest.unmovable == (
+        "acceleration accel3d='yes'",
+        "crypto model='virtio'",
+        "hyperv mode='passthrough'",
+        "input type='passthrough'",
+    )
+    assert parsed(definitions.domain("<sound model='ich9'/><input type='mouse' bus='ps2'/>")).unmovable == ()
+
+
 def test_a_deep_document_is_read_as_far_as_it_goes() -> None:
     deep = "<backingStore><source file='/a'/>" * 5000 + "</backingStore>" * 5000
     guest = parsed(definitions.domain(f"<disk><source file='/b'/>{deep}<target dev='vda'/></disk>"))

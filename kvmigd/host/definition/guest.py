@@ -25,6 +25,7 @@ from kvmigd.host.definition.machine import (
     memory_of,
     pinning_of,
     timers_of,
+    unmovable_of,
 )
 from kvmigd.host.definition.xmltext import attribute, children, number, parse_xml, size, text, written
 from kvmigd.model.devices import Metadata
@@ -90,7 +91,7 @@ def guest_of(
         shared_memory=tuple(shared_memory_of(element) for element in devices.findall("shmem")),
         characters=tuple(characters_of(devices)),
         graphics=tuple(graphics_of(element) for element in devices.findall("graphics")),
-        accelerated=any(it.get("accel3d") == "yes" for it in children(devices, "video/model/acceleration")),
+        unmovable=unmovable_of(root),
         vsock=number(attribute(vsock, "address")),
         vsock_auto=attribute(vsock, "auto") == "yes",
         watchdogs=tuple(f"{it.get('model', '')}={it.get('action', '')}" for it in devices.findall("watchdog")),

@@ -127,3 +127,27 @@ def labels_of(root: ET.Element) -> tuple[Label, ...]:
         )
         for one in children(root, "seclabel")
     )
+
+
+_UNMOVABLE = (
+    ("devices/video/model/acceleration", "accel3d", "yes"),
+    ("devices/crypto", "model", "virtio"),
+    ("devices/input", "type", "passthrough"),
+    ("devices/sound", "model", "usb"),
+    ("devices/channel", "type", "qemu-vdagent"),
+    ("devices/disk/target", "bus", "nvme"),
+    ("features/hyperv", "mode", "passthrough"),
+)
+"""Where QEMU says `.unmigratable` or adds a blocker, whatever the host: virgl (hw/display/virtio-gpu-base.c),
+virtio-crypto, virtio-input-host, usb-audio, the vdagent character device, nvme, hv-passthrough."""
+
+
+def unmovable_of(root: ET.Element) -> tuple[str, ...]:
+    """What of it QEMU has never learnt to move: the element with the attribute that tells."""
+    return tuple(
+        sorted(
+            f"{path.rpartition('/')[2]} {name}='{value}'"
+            for path, name, value in _UNMOVABLE
+            if any(one.get(name) == value for one in children(root, path))
+        )
+    )
