@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from shlex import quote
 
@@ -9,7 +10,6 @@ from kvmigd.checks.check import Check, Way
 from kvmigd.checks.rule import Scope, rule
 from kvmigd.checks.view import Case, Local
 from kvmigd.host.guestdevices import places_of
-from kvmigd.host.system import is_loopback
 from kvmigd.model.devices import Share
 from kvmigd.model.finding import Basis, Finding, Severity
 from kvmigd.model.guest import Guest
@@ -202,12 +202,12 @@ def display(case: Case) -> Iterator[Finding]:
     """The addresses that the guest's displays listen on are the destination's too."""
     for graphics in case.guest.graphics:
         for address in graphics.listen:
-            if _is_anywhere(address):
+            if address in _EVERYWHERE or (own := _ip(address)) is None:
                 continue
             links = case.destination.state.links
             told = [link.addresses for link in links.links] + [bridge.addresses for bridge in links.bridges]
             known = {one.partition("/")[0] for addresses in told for one in addresses}
-            if known and address not in known:
+            if known and own not in known:
                 yield DISPLAY.finding(
                     f"The {graphics.kind} display of {case.guest.name} listens on {address}, which {case.there} does "
                     "not have.",
@@ -220,16 +220,16 @@ def display(case: Case) -> Iterator[Finding]:
                 )
 
 
-def _is_anywhere(address: str) -> bool:
-    """Every host has it, or it is a socket, a network of libvirt's or a name."""
-    return (
-        address in ("0.0.0.0", "::", "127.0.0.1", "localhost", "::1")
-        or not address
-        or address[0] == "/"
-        or address.startswith("network:")
-        or not (address[0].isdigit() or ":" in address)
-        or is_loopback(address)
-    )
+_EVERYWHERE = frozenset({"", "0.0.0.0", "::", "127.0.0.1", "::1", "localhost"})
+
+
+def _ip(text: str) -> str | None:
+    """An address of one host, as the kernel writes it; None for a socket, a network of libvirt's, a name."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return None if address.is_loopback or address.is_unspecified else str(address)
 
 
 @rule(Scope.GUEST, reads="guest", tells=(LEASE, ARGUMENTS))

@@ -77,6 +77,15 @@ AUTOSTART = Check(
     known="libvirt's picture on the destination.",
     remedy="virsh autostart --disable GUEST on the destination.",
 )
+VSOCK = Check(
+    id="guest.vsock",
+    severity=Severity.BLOCK,
+    title="No guest on the destination has the number of the guest's vsock.",
+    why="The kernel gives a context identifier (CID) to one guest only, and QEMU does not start without it.",
+    known="The fixed numbers of the guests that run there; what libvirt chooses itself it chooses anew.",
+    remedy="virsh edit GUEST: <vsock><cid auto='yes'/></vsock>, and restart it.",
+    ways=(Way.SHUTDOWN,),
+)
 SECURITY_MODEL = Check(
     id="security.model",
     severity=Severity.BLOCK,
@@ -155,6 +164,8 @@ _JOBS = {
 def guest_place(case: Case) -> Iterator[Finding]:
     """Name and UUID of the guest are free on the destination, which does not start it by itself."""
     guest, there = case.guest, case.destination
+    if guest.job == "outgoing":  # what has its UUID there may be itself, on its way
+        return
     namesake, twin = there.guests_by_name.get(guest.name), there.guests.get(guest.uuid)
     if namesake is None and twin is None and (case.look is None or case.look.names == _NOBODY):
         return
@@ -196,6 +207,24 @@ def guest_place(case: Case) -> Iterator[Finding]:
 
 
 _NOBODY = NameFact()
+
+
+@rule(Scope.PAIR, reads="guest hypervisor", tells=(VSOCK,))
+def vsock(case: Case) -> Iterator[Finding]:
+    """No guest that runs on the destination has the number that the guest's vsock is set to."""
+    guest = case.guest
+    if not guest.vsock or guest.vsock_auto:
+        return
+    for other in case.destination.guests.values():
+        if other.vsock == guest.vsock and other.state.is_active and other.uuid != guest.uuid:
+            yield VSOCK.finding(
+                f"{other.name} on {case.there} has the vsock number of {guest.name}.",
+                host=case.there,
+                subject=str(guest.vsock),
+                expected=f"no other guest with CID {guest.vsock}",
+                found=other.name,
+                remedy=f"On {case.here}: virsh edit {quote(guest.name)}: <cid auto='yes'/>, and restart it",
+            )
 
 
 @rule(Scope.PAIR, reads="guest hypervisor", tells=(SECURITY_MODEL,))

@@ -12,12 +12,13 @@ from kvmigd.model.mounts import MountFact
 
 _OWN = ("/var/lib/libvirt/", "/run/libvirt/", "/var/run/libvirt/")
 """Here libvirt makes sockets itself, under names that hold the guest's number on the host."""
+_ALWAYS = ("/dev/random", "/dev/urandom")
 _GONE = ("No such file or directory", "Not a directory")
 
 
 def places_of(device: Character) -> Iterator[str]:
     """What must be there for a device of characters: its path, or the folder in which it is made; that of its log."""
-    if device.path and not device.path.startswith(_OWN):
+    if device.path and not device.path.startswith(_OWN) and device.path not in _ALWAYS:
         if device.kind in ("dev", "random", "vhost-user") or (device.kind == "unix" and device.mode == "connect"):
             yield device.path
         elif device.kind in ("file", "unix", "pipe"):

@@ -184,7 +184,7 @@ LINKS = (LinkFact(index=1, name="eth0", up=True, carrier=True, addresses=("192.0
 
 
 @pytest.mark.parametrize(
-    "address", ["192.0.2.2", "0.0.0.0", "::", "127.0.0.1", "network:lan", "/run/vnc", "localhost", ""]
+    "address", ["192.0.2.2", "0.0.0.0", "::", "127.0.0.1", "network:lan", "/run/vnc", "localhost", "10gbox", ""]
 )
 def test_a_display_that_can_listen(address: str) -> None:
     graphics = (Graphics(kind="vnc", listen=(address,)),)

@@ -142,6 +142,22 @@ def test_only_one_host_starts_it_by_itself() -> None:
     assert told(guest__autostart=True) == ()
 
 
+def test_a_guest_on_its_way_is_there_already() -> None:
+    arriving = (changed(TWIN, state=GuestState.PAUSED),)
+    assert only(destination__state__hypervisor__guests=arriving).check == "guest.uuid"
+    assert only(destination__state__hypervisor__guests=arriving, guest__job="outgoing").check == "hypervisor.busy"
+
+
+def test_the_number_of_its_vsock_is_taken() -> None:
+    other = changed(TWIN, name="db", uuid=OTHER_UUID, state=GuestState.RUNNING, vsock=5)
+    finding = only(guest__vsock=5, destination__state__hypervisor__guests=(other,))
+    assert (finding.check, finding.severity, finding.host) == ("guest.vsock", Severity.BLOCK, "hostb")
+    assert (finding.subject, finding.found) == ("5", "db")
+    for harmless in (changed(other, vsock=6), changed(other, state=GuestState.SHUTOFF)):
+        assert told(guest__vsock=5, destination__state__hypervisor__guests=(harmless,)) == ()
+    assert told(guest__vsock=5, guest__vsock_auto=True, destination__state__hypervisor__guests=(other,)) == ()
+
+
 def test_libvirt_is_busy() -> None:
     for job in ("outgoing", "incoming", "other"):
         finding = only(guest__job=job)
