@@ -89,7 +89,8 @@ async def send(address: str, port: int, nonce: str, *, timeout: float = CONNECT_
                 heard = await reader.readexactly(len(nonce))
                 if not secrets.compare_digest(heard, nonce.encode()):
                     raise ProofFailed("wrong-nonce", f"{where} is answered by something else than the peer's kvmigd.")
-                with contextlib.suppress(ConnectionError):  # that is how the receiver says that it has enough
+                # A reset is how the receiver says that it has enough, and it knows best what has come.
+                with contextlib.suppress(OSError):
                     await _pour(reader, writer)
             finally:
                 writer.transport.abort()

@@ -365,6 +365,21 @@ async def test_a_burst_has_an_end() -> None:
         writer.transport.abort()
 
 
+@asynchronous
+async def test_a_receiver_that_has_enough_before_the_sender_knows() -> None:
+    """Its reset may come between any two steps of the sender's."""
+
+    async def curt(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(NONCE.encode())
+        await writer.drain()
+        await reader.read(1)
+        writer.transport.abort()
+
+    async with await asyncio.start_server(curt, HERE, 0) as server:
+        for _ in range(20):
+            await bursting.send(HERE, server.sockets[0].getsockname()[1], NONCE)
+
+
 # Storage
 
 AS_ROOT = QemuUser("root", 0, frozenset({0}), 0)
