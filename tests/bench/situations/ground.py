@@ -16,6 +16,12 @@ from tests.lab.lab import Lab
 PEER_URI = "qemu+tls://{name}/system"
 
 
+_UNITS = (
+    *("libvirtd.service", "libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd-tls.socket"),
+    *("kvmigd.service", "systemd-networkd.service", "srv-vm.mount"),
+)
+
+
 class Ground:
     """Two hosts of a lab: `a`, where guests run, and `b`, where they shall go."""
 
@@ -98,6 +104,11 @@ class Ground:
     def wait_clear(self) -> None:
         """Wait until nothing is in the calm guest's way, which resets the lab if it takes too long."""
         try:
+            # not all that is needed may be known to Check
+            for host in (self.a, self.b):
+                states = host.run("systemctl", "is-active", *_UNITS, check=False).stdout.split()
+                if set(states) != {"active"}:
+                    raise LabError(f"Not all services of {host.name} are active.")
             if guests.state(self.a, self.calm) != "running":
                 raise LabError("The calm guest is gone.")
             wait_until("the way is free", self._is_clear, timeout=12, every=0.1)

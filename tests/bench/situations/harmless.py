@@ -223,9 +223,10 @@ def extra_mounts_there(ground: Ground) -> Iterator[None]:
 def unused_mount_hangs_there(ground: Ground) -> Iterator[None]:
     """Storage that the guest does not use hangs there."""
     ground.start()
+    before = faults.pids(ground.b, "glusterfs")
     with faults.mount_added(ground.b, "/srv/unused", source="store:/vm", kind="glusterfs"):
-        (client,) = ground.b.run("pgrep", "-f", "glusterfs .*/srv/unused").stdout.split()
-        with faults.paused(ground.b, int(client)):
+        (client,) = set(faults.pids(ground.b, "glusterfs")) - set(before)
+        with faults.paused(ground.b, client):
             yield
 
 

@@ -11,13 +11,14 @@ from tests.bench.situations.situation import FAILS, WORKS, left_out, situation
 from tests.lab import faults
 
 EMULATOR = "/usr/bin/qemu-system-x86_64"
-CPU = "<cpu mode='custom' match='exact'><model>qemu64</model><feature policy='require' name='{}'/></cpu>"
+NEHALEM = "<cpu mode='custom' match='exact'><model>Nehalem</model></cpu>"
+"""A processor that has sse4.2 by its model. What a guest asks for by name, QEMU without KVM gives it in any case."""
 
 
 @situation(FAILS, "cpu.model")
 def cpu_feature_missing(ground: Ground) -> Iterator[None]:
     """The processor there lacks a feature that the guest has."""
-    ground.start(cpu=CPU.format("sse4.2"))
+    ground.start(cpu=NEHALEM)
     with faults.cpu_without(ground.b, "sse4.2"):
         yield
 

@@ -147,7 +147,7 @@ def network_bridge_differs(ground: Ground) -> Iterator[None]:
             ground.b.run("ip", "link", "del", "j0", check=False)
 
 
-@situation(FAILS, "network.port_group")
+@situation(WORKS, "network.port_group")
 def port_group_missing(ground: Ground) -> Iterator[None]:
     """The network's port group is missing there."""
     with _in_network(ground, "portgroup='staff'", there=NETWORK):
@@ -191,6 +191,15 @@ def network_filter_missing(ground: Ground) -> Iterator[None]:
             yield
         finally:
             ground.clean()
+
+
+@situation(BROKEN, "network.firewall", "network.segment", "network.filter")
+def forwarding_dropped_there(ground: Ground) -> Iterator[None]:
+    """The firewall there lets nothing through from a bridge's port to another, as container engines have it."""
+    ground.linux()
+    rules = "iifname gst0 drop\noifname gst0 drop"
+    with faults.firewall_rule(ground.b, rules, hook="forward", family="bridge"):
+        yield
 
 
 left_out("vlan", "The bridge lets other VLANs through there", reason="the lab's kernel has no 802.1Q filtering")

@@ -174,17 +174,35 @@ def folder_closed_there(ground: Ground) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _other_user(ground: Ground, setting: str) -> Iterator[None]:
+    with (
+        faults.mode_changed(ground.b, faults.QEMU_SERVER[1], "0644"),
+        faults.mode_changed(ground.b, faults.QEMU_CLIENT[1], "0644"),
+        faults.libvirt_setting(ground.b, f'user = "nobody"\ngroup = "nogroup"\n{setting}'),
+    ):
+        yield
+
+
 @situation(FAILS, "storage.access")
 def other_user_there(ground: Ground) -> Iterator[None]:
     """QEMU runs as another user there, to whom the disk does not belong, and libvirt does not give it to him."""
     ground.start()
-    with faults.libvirt_setting(ground.b, 'user = "nobody"\ngroup = "nogroup"\ndynamic_ownership = 0'):
+    with _other_user(ground, "dynamic_ownership = 0"):
         yield
 
 
 @situation(WORKS, may=("storage.access", "security.model"))
 def other_user_owns_there(ground: Ground) -> Iterator[None]:
     """QEMU runs as another user there, and libvirt gives the disk to him."""
+    ground.start()
+    with _other_user(ground, "dynamic_ownership = 1"):
+        yield
+
+
+@situation(FAILS, "tls.material", "tls.stream", "storage.access")
+def other_user_without_key(ground: Ground) -> Iterator[None]:
+    """QEMU runs as another user there, who may not read the key of its stream."""
     ground.start()
     with faults.libvirt_setting(ground.b, 'user = "nobody"\ngroup = "nogroup"'):
         yield
@@ -286,7 +304,7 @@ def secret_missing(ground: Ground) -> Iterator[None]:
         yield
 
 
-@situation(FAILS, "storage.lock")
+@situation(WORKS, "storage.lock")
 def lock_manager_differs(ground: Ground) -> Iterator[None]:
     """libvirt locks disks there (lock_manager), and not here."""
     ground.start()

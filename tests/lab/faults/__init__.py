@@ -10,6 +10,7 @@ from tests.lab.faults.certificates import (
     QEMU_CLIENT,
     QEMU_SERVER,
     certificate_replaced,
+    other_ca,
 )
 from tests.lab.faults.devices import (
     bridge_added,
@@ -67,6 +68,7 @@ __all__ = [
     "moved_away",
     "mtu_changed",
     "network_defined",
+    "other_ca",
     "package_version",
     "paused",
     "pids",

@@ -55,6 +55,25 @@ def certificate_replaced(
         yield
 
 
+def other_ca() -> bytes:
+    """The certificate of a CA that has issued nothing here."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "somebody else's CA")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=30))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return certificate.public_bytes(Encoding.PEM)
+
+
 def _issue(authority: Host | None, name: str, address: str, days: float) -> tuple[bytes, bytes]:
     # RSA, and as small as libvirt's GnuTLS still takes: libvirt 9 refuses ECDSA
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
