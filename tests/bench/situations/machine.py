@@ -69,33 +69,30 @@ def _huge_pages(count: int) -> Iterator[None]:
 
 @contextmanager
 def _on_huge_pages(ground: Ground) -> Iterator[None]:
-    """A guest in huge pages, which the first host has mounted."""
-    edit = ("<vcpu>1</vcpu>", "<memoryBacking><hugepages/></memoryBacking><vcpu>1</vcpu>")
-    with _huge_pages(48), faults.mount_added(ground.a, "/dev/hugepages", source="hugetlbfs", kind="hugetlbfs"):
-        faults.restart_libvirt(ground.a)
-        ground.start(edits=(edit,))
+    """A guest in huge pages, which both hosts have mounted."""
+    with _huge_pages(48):
+        ground.start(edits=(("<vcpu>1</vcpu>", "<memoryBacking><hugepages/></memoryBacking><vcpu>1</vcpu>"),))
         try:
             yield
         finally:
             ground.clean()
-    faults.restart_libvirt(ground.a)
 
 
 @situation(WORKS)
 def huge_pages(ground: Ground) -> Iterator[None]:
     """A guest in huge pages, which both hosts have."""
-    with faults.mount_added(ground.b, "/dev/hugepages", source="hugetlbfs", kind="hugetlbfs"):
-        faults.restart_libvirt(ground.b)
-        with _on_huge_pages(ground):
-            yield
-    faults.restart_libvirt(ground.b)
+    with _on_huge_pages(ground):
+        yield
 
 
 @situation(FAILS, "memory.hugepages")
 def huge_pages_missing(ground: Ground) -> Iterator[None]:
     """The guest is in huge pages, which the other host has not mounted."""
     with _on_huge_pages(ground):
-        yield
+        with faults.stopped(ground.b, "dev-hugepages.mount"):
+            faults.restart_libvirt(ground.b)
+            yield
+        faults.restart_libvirt(ground.b)
 
 
 @situation(WORKS, "software.release")

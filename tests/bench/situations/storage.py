@@ -177,8 +177,8 @@ def folder_closed_there(ground: Ground) -> Iterator[None]:
 @contextmanager
 def _other_user(ground: Ground, setting: str) -> Iterator[None]:
     with (
-        faults.mode_changed(ground.b, faults.QEMU_SERVER[1], "0644"),
-        faults.mode_changed(ground.b, faults.QEMU_CLIENT[1], "0644"),
+        faults.group_changed(ground.b, faults.QEMU_SERVER[1], "nogroup"),
+        faults.group_changed(ground.b, faults.QEMU_CLIENT[1], "nogroup"),
         faults.libvirt_setting(ground.b, f'user = "nobody"\ngroup = "nogroup"\n{setting}'),
     ):
         yield

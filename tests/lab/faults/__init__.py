@@ -24,7 +24,7 @@ from tests.lab.faults.devices import (
     mount_removed,
     mtu_changed,
 )
-from tests.lab.faults.files import file_changed, mode_changed, moved_away, package_version
+from tests.lab.faults.files import file_changed, group_changed, mode_changed, moved_away, package_version
 from tests.lab.faults.firewall import block_port, firewall_rule, reject_port
 from tests.lab.faults.processes import killed, paused, pids, ports_taken, power_cut, restarted, stopped
 from tests.lab.faults.settings import LIBVIRTD_CONF, QEMU_CONF, libvirt_setting, network_defined, restart_libvirt
@@ -57,6 +57,7 @@ __all__ = [
     "drop_one_way",
     "file_changed",
     "firewall_rule",
+    "group_changed",
     "killed",
     "large_frames_lost",
     "libvirt_setting",

@@ -60,6 +60,17 @@ def mode_changed(host: Host, path: str, mode: str) -> Iterator[None]:
 
 
 @contextmanager
+def group_changed(host: Host, path: str, group: str) -> Iterator[None]:
+    """Change the group that a file belongs to."""
+    before = host.sh('stat --format %g "$1"', path)
+    host.run("chgrp", group, path)
+    try:
+        yield
+    finally:
+        undo(host, "chgrp", before, path)
+
+
+@contextmanager
 def moved_away(host: Host, path: str) -> Iterator[None]:
     """Give a file or folder of a host another name; it is back at the end."""
     host.run("mv", path, f"{path}.away")
