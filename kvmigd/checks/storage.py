@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator
 
-from kvmigd.checks.check import Check, Way
-from kvmigd.checks.rule import Scope, rule
-from kvmigd.checks.view import Case, Local
-from kvmigd.model.finding import Finding, Severity
-from kvmigd.model.guest import Disk
-from kvmigd.model.mounts import MountFact
+import msgspec
 
+from kvmigd.checks.check import Check, Way
+from kvmigd.checks.needs import Need, described, is_common, listed, mount_command, mount_of, needs, quoted
+from kvmigd.checks.rule import Scope, rule
+from kvmigd.checks.sameness import Sameness, called, of_devices, of_files
+from kvmigd.checks.view import Case, HostView, Local
+from kvmigd.model.finding import Basis, Finding, Severity
+from kvmigd.model.mounts import MountFact
+from kvmigd.model.storage import PathFact
+
+HANGS = Check(
+    id="storage.hangs",
+    severity=Severity.BLOCK,
+    title="The storage of the guest's disks answers on both hosts.",
+    why="QEMU on the destination waits for its disks for ever, and the guest with it.",
+    known="Each host asks its mounts and the guest's paths all the time, with a deadline.",
+    remedy="Mend the network or the server; umount -l and mount where the server has been made anew.",
+)
 PATH = Check(
     id="storage.path",
     severity=Severity.BLOCK,
@@ -20,126 +33,268 @@ PATH = Check(
     remedy="Mount the storage on the destination at the same place; eject media that are not needed.",
     ways=(Way.COPY,),
 )
-MOUNT = Check(
-    id="storage.mount",
+SAME = Check(
+    id="storage.same",
     severity=Severity.BLOCK,
-    title="What is mounted where the disks lie is the same storage on both hosts.",
-    why="QEMU would open another disk under the same name, and the guest's writes go to the wrong place.",
-    known="Source, root and type of the mounts on both hosts are compared.",
+    title="What lies at the paths of the guest's disks is the same storage on both hosts.",
+    why="QEMU would open another disk under the same name: the guest reads and writes what is not its own.",
+    known="A nonce that one host writes into the folder is read by the other; else server, export, fsid, UUID, WWID "
+    "and volume are compared, and of files on each host's own disk size and time.",
     remedy="Mount on the destination what is mounted on the source, at the same place.",
-)
-SHARED = Check(
-    id="storage.shared",
-    severity=Severity.BLOCK,
-    title="Disks that the guest writes to lie on storage that libvirt takes for shared, or on block devices.",
-    why="libvirt refuses a migration without shared storage as unsafe.",
-    known="The type of the mount on which the disk lies, by libvirt's own list.",
-    remedy="Move the disk to shared storage; or shared_filesystems in qemu.conf with libvirt 10.10 and later.",
     ways=(Way.COPY,),
 )
+FOLDERS_UNPROVED = frozenset({"unwritable", "failed", "missing", "denied"})
+"""Problems of a nonce that say nothing of whether it is the same folder."""
+_UNTOLD = "whether it answers is not known"
+"""How a mount's problem begins where nobody could ask it."""
 
 
-@rule(Scope.PAIR, reads="guest look", tells=(PATH,))
+@rule(Scope.GUEST, reads="guest look mounts", tells=(HANGS,))
+def storage_hangs_here(local: Local) -> Iterator[Finding]:
+    """The storage of the guest's disks answers on its host."""
+    if local.look is not None:
+        for need in needs(local):
+            fact = local.paths_here.get(need.path)
+            if fact is not None and (problem := _hanging(local.source, fact)):
+                yield _hangs(local.source, fact, problem)
+                return
+
+
+@rule(Scope.PAIR, reads="guest look mounts proofs", tells=(HANGS,))
+def storage_hangs(case: Case) -> Iterator[Finding]:
+    """The storage of the guest's disks answers on the destination."""
+    if case.look is None:
+        return
+    there, proofs = case.paths_there, case.hosts.storage
+    for need in needs(case.local):
+        fact = there.get(need.path)
+        if fact is None:
+            continue
+        if problem := _hanging(case.destination, fact):
+            yield _hangs(case.destination, fact, problem)
+            return
+        proof = proofs.get(posixpath.dirname(need.path)) if proofs else None
+        if proof is not None and proof.problem == "hangs":
+            yield _hangs(case.destination, fact, proof.text, proved_usec=proof.taken_usec)
+            return
+
+
+def _hanging(host: HostView, fact: PathFact) -> str:
+    """Why the path's storage does not answer; empty where it does."""
+    if fact.hangs:
+        return fact.problem or "it did not answer"
+    mount = mount_of(host, fact)
+    if mount is not None and mount.problem and not mount.problem.startswith(_UNTOLD):
+        return mount.problem
+    return ""
+
+
+def _hangs(host: HostView, fact: PathFact, problem: str, *, proved_usec: int = 0) -> Finding:
+    mount = mount_of(host, fact)
+    where = described(mount) if mount is not None else fact.path
+    point = mount.point if mount is not None else posixpath.dirname(fact.path)
+    return HANGS.finding(
+        f"The storage of {fact.path} does not answer on {host.name}.",
+        host=host.name,
+        subject=point,
+        expected=f"an answer of {where}",
+        found=problem,
+        remedy=f"On {host.name}: findmnt {point}; see whether its server is up and reached"
+        + (f"; then umount -l {point} && {mount_command(mount)}" if mount is not None and is_common(mount) else ""),
+        basis=Basis.PROVED,
+        proved_usec=proved_usec,
+    )
+
+
+@rule(Scope.PAIR, reads="guest look mounts", tells=(PATH,))
 def storage_path(case: Case) -> Iterator[Finding]:
-    """Every disk, backing file, kernel and firmware of the guest exists on the destination, at the same path."""
+    """Every disk, backing file, medium and boot file of the guest exists on the destination, at the same path."""
     if case.look is None:
         return
     there = case.paths_there
-    for path, what in _wanted(case):
-        fact = there.get(path)
+    for need in needs(case.local):
+        fact = there.get(need.path)
         if fact is None or not fact.exists:
-            point = fact.mount.point if fact and fact.mount else "/"
-            yield PATH.finding(
-                f"{path} ({what}) is not there on {case.there}.",
-                host=case.there,
-                subject=path,
-                expected=f"the file that {case.here} has",
-                found=fact.problem if fact else "missing",
-                remedy=_mount_remedy(case, path, point),
-            )
+            yield from _missing(case)
+            return
 
 
-@rule(Scope.PAIR, reads="guest look", tells=(MOUNT,))
-def storage_mount(case: Case) -> Iterator[Finding]:
-    """What is mounted where the disks lie is the same storage on both hosts."""
-    here = case.paths_here
-    there = case.paths_there
+def _missing(case: Case) -> Iterator[Finding]:
+    """What is missing; several files of one mount are one finding."""
+    there, here = case.paths_there, case.paths_here
+    groups: dict[tuple[str, str], list[Need]] = {}
+    for need in needs(case.local):
+        fact, mine = there.get(need.path), here.get(need.path)
+        if fact is not None and (fact.exists or fact.readable or _hanging(case.destination, fact)):
+            continue
+        if need.what == "firmware" and case.guest.firmware.loader:
+            continue  # firmware.loader says which package it comes from
+        mount = mount_of(case.source, mine) if mine is not None else None
+        place = "" if need.is_medium or mount is None or not is_common(mount) else mount.point
+        groups.setdefault((place, "" if place else need.path), []).append(need)
+    for group in groups.values():
+        yield _missing_finding(case, group)
+
+
+def _missing_finding(case: Case, group: list[Need]) -> Finding:
+    need = group[0]
+    fact, mine = case.paths_there.get(need.path), case.paths_here.get(need.path)
+    problem = (fact.problem if fact else "") or "missing"
+    severity, tail = Severity.BLOCK, ""
+    if need.is_medium and need.disk is not None and need.disk.startup in ("optional", "requisite"):
+        # qemuDomainCheckDiskStartupPolicy in libvirt: on the way, both leave the drive empty
+        severity, tail = Severity.WARN, f"; libvirt takes the medium out (startupPolicy {need.disk.startup})"
+    elif mine is not None and not mine.exists and mine.problem == problem:
+        # root is nobody on a server that squashes it, and the guest runs with what root cannot see
+        severity, tail = Severity.WARN, f"; nor can root on {case.here}, where the guest runs"
+    more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+    what = listed([one.what for one in group])
+    finding = PATH.finding(
+        f"{need.path}{more} ({what}) {'are' if more else 'is'} not there on {case.there}{tail}.",
+        host=case.there,
+        subject=need.path,
+        expected=f"the file{'s' if more else ''} that {case.here} has",
+        found=problem,
+        remedy=_remedy(case, need),
+        severity=severity,
+    )
+    return finding if need.disk is not None and not need.is_medium else msgspec.structs.replace(finding, ways=())
+
+
+def _remedy(case: Case, need: Need) -> str:
+    fact, mine = case.paths_there.get(need.path), case.paths_here.get(need.path)
+    mount = mount_of(case.source, mine) if mine is not None else None
+    now = mount_of(case.destination, fact) if fact is not None else None
+    eject = ""
+    if need.is_medium and need.disk is not None:
+        eject = f"On {case.here}: virsh change-media {quoted(case.guest)} {need.disk.target} --eject; or "
+    if mount is None or not is_common(mount):
+        return f"{eject}{'put' if eject else 'Put'} {need.path} where both hosts have it, on shared storage"
+    same = now is not None and (now.source, now.root, now.point) == (mount.source, mount.root, mount.point)
+    if same:
+        return (
+            f"{eject}{'on' if eject else 'On'} {case.there}: ls -l {posixpath.dirname(need.path)}; the storage is "
+            "mounted, but does not have it"
+        )
+    command = mount_command(mount, over=now)
+    return f"{eject}{'on' if eject else 'On'} {case.there}: {command}, and the same in /etc/fstab"
+
+
+@rule(Scope.PAIR, reads="guest look mounts storage proofs", tells=(SAME,))
+def storage_same(case: Case) -> Iterator[Finding]:
+    """What lies at the paths of the guest's disks is the same storage on both hosts."""
+    if case.look is None:
+        return
+    here, there = case.paths_here, case.paths_there
     told: set[tuple[str, str]] = set()
-    for path, what in _wanted(case):
-        mine, theirs = here.get(path), there.get(path)
-        if mine is None or theirs is None or not theirs.exists or mine.mount is None or theirs.mount is None:
+    for need in needs(case.local):
+        mine, theirs = here.get(need.path), there.get(need.path)
+        if mine is None or theirs is None or not mine.exists or not theirs.exists:
             continue
-        if not mine.mount.shared and not theirs.mount.shared:
-            continue  # a local file, which storage.shared judges
-        if _identity(mine.mount) != _identity(theirs.mount) and (mine.mount.point, theirs.mount.point) not in told:
-            told.add((mine.mount.point, theirs.mount.point))
-            yield MOUNT.finding(
-                f"{path} ({what}) lies on different storage on {case.there}.",
-                host=case.there,
-                subject=mine.mount.point,
-                expected=_describe(mine.mount),
-                found=_describe(theirs.mount),
-                remedy=_mount_remedy(case, path, theirs.mount.point),
-            )
-
-
-@rule(Scope.GUEST, reads="guest look", tells=(SHARED,))
-def storage_shared(local: Local) -> Iterator[Finding]:
-    """Disks that the guest writes to lie on storage that libvirt takes for shared, or on block devices."""
-    here = local.paths_here
-    for disk in local.guest.local_disks:
-        if disk.readonly:
+        if mine.is_block or theirs.is_block:
+            yield from _same_device(case, need, mine, theirs)
             continue
-        for path in disk.paths[:1]:
-            fact = here.get(path)
-            if fact is None or fact.is_block or fact.mount is None or fact.mount.shared:
-                continue
-            yield SHARED.finding(
-                f"{path} ({_name(disk)}) is on storage of {local.here} alone.",
-                host=local.here,
-                subject=path,
-                expected="a file system that libvirt takes for shared (NFS, GFS2, OCFS2, GlusterFS, CephFS …)",
-                found=f"{fact.mount.fs_type} on {fact.mount.point}",
-                remedy="Move the disk to shared storage; libvirt 10.10 and later can be told of other shared file "
-                "systems: shared_filesystems in /etc/libvirt/qemu.conf on both hosts",
-            )
+        one, other = mount_of(case.source, mine), mount_of(case.destination, theirs)
+        if one is None or other is None:
+            continue
+        if not is_common(one) and not is_common(other):
+            yield from _same_copy(case, need, mine, theirs)
+            continue
+        key = (one.point, other.point)
+        if key not in told:
+            for finding in _same_folder(case, need, (mine, one), (theirs, other)):
+                told.add(key)
+                yield finding
 
 
-def _wanted(case: Case) -> Iterator[tuple[str, str]]:
-    """All paths that the guest needs on the destination, with what each is for."""
-    for disk in case.guest.local_disks:
-        for depth, path in enumerate(disk.paths):
-            yield path, _name(disk) if depth == 0 else f"backing file of {_name(disk)}"
-    for path in case.guest.files:
-        yield path, "boot file"
+def _same_folder(
+    case: Case, need: Need, mine: tuple[PathFact, MountFact], theirs: tuple[PathFact, MountFact]
+) -> Iterator[Finding]:
+    """By a proof of the folder, else by what the two mounts are."""
+    proof = case.hosts.storage.get(posixpath.dirname(need.path))
+    # A file that is itself mounted over is not what its folder is.
+    of_folder = need.path not in (mine[1].point, theirs[1].point)
+    if proof is not None and of_folder and proof.problem not in FOLDERS_UNPROVED:
+        if proof.problem == "different":
+            yield _other_storage(case, need, mine[1], theirs[1], text=proof.text, proved_usec=proof.taken_usec)
+        return
+    found = of_files(need.path, (case.source, *mine), (case.destination, *theirs))
+    if found is Sameness.DIFFERENT:
+        yield _other_storage(case, need, mine[1], theirs[1])
+    elif found is Sameness.UNKNOWN:
+        yield SAME.finding(
+            f"Whether {need.path} ({need.what}) lies on the same storage on {case.there} is not known.",
+            host=case.there,
+            subject=mine[1].point,
+            expected=described(mine[1]),
+            found=f"{described(theirs[1])}, which does not tell enough of itself",
+            remedy=f"kvmigctl check {quoted(case.guest)} {case.there}, with proofs; on both hosts: "
+            f"findmnt -T {need.path}",
+            basis=Basis.ASSUMED,
+            severity=Severity.WARN,
+        )
 
 
-def _name(disk: Disk) -> str:
-    return disk.target if disk.device == "disk" else f"{disk.device} {disk.target}"
+def _other_storage(
+    case: Case, need: Need, mine: MountFact, theirs: MountFact, *, text: str = "", proved_usec: int = 0
+) -> Finding:
+    if is_common(mine):
+        remedy = f"On {case.there}: {mount_command(mine, over=theirs)}, and the same in /etc/fstab"
+    elif theirs.point != "/" and is_common(theirs):
+        remedy = f"On {case.here}: move {need.path} to the storage that {case.there} has: {mount_command(theirs)}"
+    else:
+        remedy = f"Put {need.path} where both hosts have it, on shared storage"
+    return SAME.finding(
+        f"{need.path} ({need.what}) lies on different storage on {case.there}.",
+        host=case.there,
+        subject=mine.point,
+        expected=described(mine),
+        found=f"{described(theirs)}: {text}" if text else described(theirs),
+        remedy=remedy,
+        basis=Basis.PROVED if text else Basis.COMPARED,
+        proved_usec=proved_usec,
+    )
 
 
-def _identity(mount: MountFact) -> tuple[str, str, str]:
-    """What must be equal.
+def _same_device(case: Case, need: Need, mine: PathFact, theirs: PathFact) -> Iterator[Finding]:
+    if mine.is_block != theirs.is_block:
+        found, what = Sameness.DIFFERENT, ("a block device" if theirs.is_block else "a file")
+        expected = "a block device" if mine.is_block else "a file"
+    else:
+        found = of_devices((case.source, mine), (case.destination, theirs))
+        if found is Sameness.SAME:
+            return
+        expected, what = called(case.source, mine.device), called(case.destination, theirs.device)
+    yield SAME.finding(
+        f"{need.path} ({need.what}) is another disk on {case.there}."
+        if found is Sameness.DIFFERENT
+        else f"Whether {need.path} ({need.what}) is the same disk on {case.there} is not known.",
+        host=case.there,
+        subject=need.path,
+        expected=expected,
+        found=what,
+        remedy=f"On both hosts: lsblk -o NAME,WWN,SERIAL,UUID {need.path}; udevadm info {need.path}; "
+        f"give {case.there} the same LUN or volume under this name",
+        basis=Basis.COMPARED if found is Sameness.DIFFERENT else Basis.ASSUMED,
+        severity=Severity.BLOCK if found is Sameness.DIFFERENT else Severity.WARN,
+    )
 
-    A file's inode number is not: GlusterFS and NFS clients go on telling that of a file which has been replaced on
-    another host until their caches forget it.
-    """
-    return mount.source, mount.root, mount.fs_type
 
-
-def _describe(mount: MountFact) -> str:
-    return f"{mount.source} ({mount.fs_type}) on {mount.point}"
-
-
-def _mount_remedy(case: Case, path: str, point_there: str) -> str:
-    here = case.paths_here
-    mount = here[path].mount if path in here else None
-    if mount is None or not mount.shared:
-        return f"Put {path} where both hosts have it, on shared storage"
-    if mount.point == point_there:
-        return f"On {case.there}: umount {mount.point} && mount -t {_type(mount)} {mount.source} {mount.point}"
-    return f"On {case.there}: mount -t {_type(mount)} {mount.source} {mount.point}"
-
-
-def _type(mount: MountFact) -> str:
-    return mount.fs_type.removeprefix("fuse.")
+def _same_copy(case: Case, need: Need, mine: PathFact, theirs: PathFact) -> Iterator[Finding]:
+    """Files on each host's own disk: media and base images may be copies, if they are true ones."""
+    if need.written or need.disk is None or (mine.size, mine.changed_usec) == (theirs.size, theirs.changed_usec):
+        return
+    differs = mine.size != theirs.size
+    finding = SAME.finding(
+        f"{need.path} ({need.what}) is another file on {case.there}."
+        if differs
+        else f"{need.path} ({need.what}) may be another file on {case.there}: it has another age.",
+        host=case.there,
+        subject=need.path,
+        expected=f"a copy of the file on {case.here}, {mine.size} bytes",
+        found=f"{theirs.size} bytes" if differs else "as many bytes, changed at another time",
+        remedy=f"On {case.here}: rsync -t {need.path} {case.there}:{need.path}; or put it on shared storage",
+        basis=Basis.COMPARED if differs else Basis.ASSUMED,
+        severity=Severity.BLOCK if differs else Severity.WARN,
+    )
+    yield msgspec.structs.replace(finding, ways=()) if need.is_medium else finding
