@@ -94,6 +94,7 @@ def screen_on_this_host(ground: Ground) -> Iterator[None]:
 def share_missing(ground: Ground) -> Iterator[None]:
     """The folder that the guest shares with its host (9p) is missing there."""
     ground.a.run("mkdir", "-p", "/srv/share")
+    ground.b.run("rm", "-rf", "/srv/share")
     share = "<filesystem type='mount' accessmode='mapped'><source dir='/srv/share'/><target dir='share'/></filesystem>"
     ground.start(devices=share)
     yield
