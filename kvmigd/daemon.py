@@ -36,6 +36,8 @@ from kvmigd.peer.admission import AdmissionDesk
 from kvmigd.peer.certificates import certificate_facts
 from kvmigd.peer.peers import Peers
 from kvmigd.peer.server import PeerServer
+from kvmigd.prove.prover import Prover
+from kvmigd.readiness.readiness import Readiness
 from kvmigd.service import Service
 from kvmigd.store import Store
 
@@ -95,6 +97,8 @@ class Daemon:
             group.create_task(monitors.run(), name="monitors")
             server = await stack.enter_async_context(PeerServer(self._config, host, group=group, desk=desk))
             peers = await stack.enter_async_context(Peers(self._config, group))
+            readiness = Readiness(host, peers, prover=lambda link: Prover(host, link, desk=desk, bursts=server.bursts))
+            group.create_task(readiness.run(), name="readiness")
 
             def certificates_changed() -> None:
                 for part in (server, peers, host):
@@ -106,7 +110,7 @@ class Daemon:
                 nonlocal watch
                 async with self._reloading:
                     before = self._config.pki
-                    await self._reload(host, server, peers)
+                    await self._reload(host, server, peers, readiness)
                     monitors.apply(self._config)
                     if before != self._config.pki:
                         watch.close()
@@ -122,7 +126,7 @@ class Daemon:
                     await _logged(reload)
 
             group.create_task(keep_reloading(), name="reload")
-            service = Service(host, peers, Jobs(group), store, reload=reload)
+            service = Service(host, peers, Jobs(group), store, readiness=readiness, reload=reload)
             # Who is answered from now on is answered from what was seen, not from nothing.
             await monitors.first_look(FIRST_LOOK_SECONDS)
             face = await stack.enter_async_context(BusFace(service))
@@ -141,7 +145,7 @@ class Daemon:
             systemd.notify("STOPPING=1")
             raise Stopped
 
-    async def _reload(self, host: Host, server: PeerServer, peers: Peers) -> None:
+    async def _reload(self, host: Host, server: PeerServer, peers: Peers, readiness: Readiness) -> None:
         """Take the configuration that the files say now; one that is wrong changes nothing and is raised."""
         settings = await asyncio.to_thread(config.load, self._config.directory, settable=SETTABLE)
         if settings.hypervisor != self._config.hypervisor or settings.name != self._config.name:
@@ -152,6 +156,7 @@ class Daemon:
         host.apply(settings)
         await server.reload(settings)
         await peers.apply(settings)
+        readiness.apply(settings)
         log.info("configuration reloaded", peers=len(settings.peers))
 
     def _listen_to_signals(self, reload: Callable[[], None]) -> None:

@@ -5,24 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-import msgspec
-
 from kvmigd.host.picture import Picture
 from kvmigd.jobs import Job, Jobs
-from kvmigd.model.finding import Finding, Verdict
+from kvmigd.model.finding import Verdict
 from kvmigd.model.job import CheckOptions, EvacuateOptions, MigrateOptions
 from kvmigd.model.peer import PeerView
-from kvmigd.model.readiness import Standing
-
-
-class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found about one guest and one peer."""
-
-    guest: str
-    """Its name."""
-    peer: str
-    verdict: Verdict
-    findings: tuple[Finding, ...]
+from kvmigd.model.readiness import CheckResult, Standing
 
 
 class Operations(Protocol):

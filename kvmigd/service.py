@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import structlog
 
@@ -16,13 +15,13 @@ from kvmigd.jobs import Job, Jobs
 from kvmigd.migrate.mover import Mover
 from kvmigd.model.finding import Verdict
 from kvmigd.model.guest import Guest
+from kvmigd.model.hypervisor import HypervisorState
 from kvmigd.model.job import CheckOptions, EvacuateOptions, JobKind, MigrateOptions
 from kvmigd.model.peer import PeerView
-from kvmigd.model.readiness import BEST_FIRST, Standing
-from kvmigd.operations import CheckResult
+from kvmigd.model.readiness import BEST_FIRST, CheckResult, Standing
 from kvmigd.peer.link import PeerLink
 from kvmigd.peer.peers import Peers
-from kvmigd.readiness.check import check
+from kvmigd.readiness.readiness import Readiness
 from kvmigd.store import Store
 
 log = structlog.get_logger(__name__)
@@ -32,13 +31,21 @@ class Service:
     """Implements operations.Operations."""
 
     def __init__(
-        self, host: Host, peers: Peers, jobs: Jobs, store: Store, *, reload: Callable[[], Awaitable[None]]
+        self,
+        host: Host,
+        peers: Peers,
+        jobs: Jobs,
+        store: Store,
+        *,
+        readiness: Readiness,
+        reload: Callable[[], Awaitable[None]],
     ) -> None:
         self.jobs = jobs
         self.picture = host.picture
         self._host = host
         self._peers = peers
         self._store = store
+        self._readiness = readiness
         self._reload = reload
         self._mover = Mover(host, jobs)
         self._listeners: list[Callable[[], None]] = []
@@ -73,20 +80,21 @@ class Service:
     @property
     def standings(self) -> Mapping[str, Standing]:
         """How the guests of this host stand, by UUID."""
-        return {}
+        return self._readiness.standings
 
     @property
     def readiness(self) -> Verdict:
         """The worst readiness of the active guests."""
-        return Verdict.READY
+        return self._readiness.readiness
 
     @property
     def stuck(self) -> tuple[str, ...]:
         """Names of the active guests that can go nowhere."""
-        return ()
+        return self._readiness.stuck
 
     def on_standing(self, listener: Callable[[str], None]) -> None:
         """Call `listener(uuid)` when a guest's standing changed, or the guest came or went."""
+        self._readiness.on_standing(listener)
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` when one of the properties above may have changed."""
@@ -101,21 +109,37 @@ class Service:
             listener()
 
     async def check(self, guest: str, destination: str, options: CheckOptions) -> tuple[CheckResult, ...]:
-        """Check against one peer; with destination "" against all that are connected, the best answer first."""
-        link = await self._reachable(destination) if destination else None
-        found = await self._host.hypervisor.guest(guest)
-        links = [link] if link else self._connected()
-        results = await asyncio.gather(*(self._check_one(found, link, options) for link in links))
-        return tuple(sorted(results, key=lambda result: BEST_FIRST.index(result.verdict)))
+        """Check against one peer; with destination "" against all, the best answer first.
+
+        Without `prove` it is answered from what is known; only what nobody has looked at yet is asked for.
+        """
+        names: Sequence[str] = (self._peers.get(destination).name,) if destination else ()
+        if destination and options.prove:
+            await self._reachable(destination)
+        found = self._readiness.find(guest) if not options.prove else None
+        if found is None:
+            found = await self._find(guest)
+        return _best_first(await self._readiness.rows((found,), names or self._names(), options))
 
     async def check_all(self, guest: str, destination: str, options: CheckOptions) -> tuple[CheckResult, ...]:
         """Check one or all active guests against one or all peers; by guest, the best peer first."""
-        names = [guest] if guest else [it.name for it in await self._host.hypervisor.guests() if it.state.is_active]
-        return tuple([row for name in sorted(names) for row in await self.check(name, destination, options)])
+        if guest:
+            return await self.check(guest, destination, options)
+        names = (self._peers.get(destination).name,) if destination else self._names()
+        rows = await self._readiness.rows(self._readiness.guests, names, options)
+        return tuple(sorted(_best_first(rows), key=lambda row: row.guest))
 
-    async def _check_one(self, guest: Guest, link: PeerLink, options: CheckOptions) -> CheckResult:
-        checked = await check(self._host, link, guest, options)
-        return CheckResult(guest=guest.name, peer=link.name, verdict=checked.verdict, findings=checked.findings)
+    async def _find(self, guest: str) -> Guest:
+        """A guest of this host as libvirt has it now; raises NoSuchGuest."""
+        found = await self._host.hypervisor.guest(guest)
+        await self.picture.settled(HypervisorState)
+        return self._readiness.find(found.uuid) or found
+
+    def _names(self) -> Sequence[str]:
+        names = [view.name for view in self._peers.views]
+        if not names:
+            raise PeerUnreachable(f"No peer can be reached: {why_none(())}.")
+        return names
 
     async def migrate(self, guest: str, destination: str, options: MigrateOptions) -> Job:
         """Start a migration. Raises NoSuchGuest, NoSuchPeer, SameHost, GuestNotRunning, GuestBusy, PeerUnreachable."""
@@ -144,7 +168,7 @@ class Service:
         names = candidates(self._peers.views, memory=memory_needed(guest.memory, guest.vcpus))
         reasons = []
         for name in names:
-            result = await self._check_one(guest, self._peers.get(name), CheckOptions())
+            result = await self._readiness.check(guest, self._peers.get(name), CheckOptions())
             if result.verdict in (Verdict.READY, Verdict.DEGRADED):
                 return self._peers.get(name)
             reasons.append(f"{name}: {result.findings[0].summary}")
@@ -156,12 +180,6 @@ class Service:
         if not link.view.is_connected:
             await link.version()  # the peer may have come back just now; if not, this says what is wrong
         return link
-
-    def _connected(self) -> list[PeerLink]:
-        links = [self._peers.get(view.name) for view in self._peers.views if view.is_connected]
-        if not links:
-            raise PeerUnreachable(f"No peer can be reached: {why_none(self._peers.views)}.")
-        return links
 
     async def evacuate(self, options: EvacuateOptions) -> Job:
         """Start to empty the host, or join the evacuation that is running.
@@ -195,6 +213,10 @@ class Service:
     async def reload(self) -> None:
         """Read configuration and certificates again; raises ConfigurationInvalid and keeps the old ones."""
         await self._reload()
+
+
+def _best_first(rows: Iterable[CheckResult]) -> tuple[CheckResult, ...]:
+    return tuple(sorted(rows, key=lambda row: BEST_FIRST.index(row.verdict)))
 
 
 async def _nothing(job: Job) -> None:

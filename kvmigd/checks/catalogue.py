@@ -9,7 +9,33 @@ from typing import Any
 
 import msgspec
 
-from kvmigd.checks import cpu, devices, guest, hostdevices, identity, machine, memory, network, software, storage
+from kvmigd.checks import (
+    access,
+    cpu,
+    devices,
+    fabric,
+    firmware,
+    guest,
+    hostdevices,
+    hypervisor,
+    identity,
+    images,
+    machine,
+    macvtap,
+    memory,
+    mounting,
+    network,
+    networks,
+    ports,
+    route,
+    security,
+    segment,
+    sharing,
+    software,
+    storage,
+    supplies,
+    tls,
+)
 from kvmigd.checks.check import Check
 from kvmigd.checks.knowledge import ANSWERS, LOOKED, PICTURE, unknown_subjects, unseen
 from kvmigd.checks.rule import Rule, Scope
@@ -17,7 +43,12 @@ from kvmigd.checks.view import Case, Hosts, Local
 from kvmigd.model.finding import Finding, Severity, ordered
 from kvmigd.model.state import SUBJECTS
 
-_MODULES = (identity, software, guest, storage, network, machine, cpu, memory, hostdevices, devices)
+_MODULES = (
+    *(hypervisor, identity, route, ports, tls, software, security),
+    *(guest, storage, mounting, access, sharing, images, fabric, supplies, firmware),
+    *(networks, network, segment, macvtap),
+    *(machine, cpu, memory, hostdevices, devices),
+)
 
 RULES: tuple[Rule, ...] = tuple(
     value for module in _MODULES for value in vars(module).values() if isinstance(value, Rule)
@@ -60,7 +91,7 @@ def _questions() -> Iterator[Question]:
             yield Question(
                 number=next(numbers),
                 scope=rule.scope,
-                reads=rule.reads,
+                reads=rule.reads | _MEMORY if back and "facts" in rule.reads else rule.reads,
                 subjects=rule.subjects,
                 back=back,
                 ask=partial(_way_back, rule) if back else rule.judge,
@@ -89,6 +120,9 @@ def _warnings(findings: Iterable[Finding]) -> Iterator[Finding]:
                 else f"The guest could not come back: {finding.summary}",
             )
 
+
+_MEMORY = frozenset({"memory-here"})
+"""The source's free memory, which changes all the time, matters to nobody but a guest on its way back."""
 
 QUESTIONS = tuple(_questions())
 """Everything that is asked."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from kvmigd.model.finding import Verdict
+from kvmigd.model.finding import Finding, Verdict
 from kvmigd.model.guest import GuestState
 
 BEST_FIRST = (Verdict.READY, Verdict.DEGRADED, Verdict.UNKNOWN, Verdict.BLOCKED)
@@ -12,6 +12,16 @@ BEST_FIRST = (Verdict.READY, Verdict.DEGRADED, Verdict.UNKNOWN, Verdict.BLOCKED)
 
 GOOD = frozenset({Verdict.READY, Verdict.DEGRADED})
 """The guest could go."""
+
+
+class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found about one guest and one peer."""
+
+    guest: str
+    """Its name."""
+    peer: str
+    verdict: Verdict
+    findings: tuple[Finding, ...]
 
 
 class Destination(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Asking both hosts about a guest and judging what they say."""
+"""Asking both hosts about one guest, wherever it stands, and judging what they say."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 from kvmigd.checks.catalogue import Judge
 from kvmigd.checks.knowledge import ANSWERS
 from kvmigd.checks.view import Case, Hosts, HostView, Local
-from kvmigd.errors import AdmissionBusy, KvmigdError
+from kvmigd.errors import KvmigdError
 from kvmigd.host.local import Host
 from kvmigd.model.finding import Basis, Finding, Verdict, verdict_of
 from kvmigd.model.guest import Guest
@@ -27,35 +27,29 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
     tls: bool
 
 
-async def check(host: Host, link: PeerLink, guest: Guest, options: CheckOptions) -> Checked:
-    """All findings about moving `guest` to the peer.
+async def check(
+    host: Host,
+    link: PeerLink,
+    guest: Guest,
+    options: CheckOptions,
+    *,
+    proofs: Proofs = Proofs(),  # noqa: B008  # frozen
+) -> Checked:
+    """All findings about moving `guest` to the peer, of looks that are taken now and of the proofs that are given.
 
     A peer that fails in the middle becomes a finding of severity `unknown`: what it would have said is not known.
     """
     try:
-        here, there, proofs = await asyncio.gather(
-            host.examine((guest,), link.name, uri=link.peer.uri),
-            link.examine((guest,)),
-            _proofs(link) if options.prove else _none(),
-        )
+        here, there = await asyncio.gather(host.examine((guest,), link.name, uri=link.peer.uri), link.examine((guest,)))
     except KvmigdError as error:
         findings: tuple[Finding, ...] = (unanswered(host.config.name, link.name, error),)
         return Checked(findings=findings, verdict=verdict_of(findings, strict=options.strict), tls=False)
     view = await link.heard(there.told)
+    source = HostView(facts=here.facts, state=host.picture.state, other=here.other, remote=here.remote)
+    destination = HostView(facts=there.facts, state=view.picture, other=there.other, remote=there.remote)
     case = Case(
-        local=Local(
-            guest=guest,
-            source=(
-                source := HostView(facts=here.facts, state=host.picture.state, other=here.other, remote=here.remote)
-            ),
-            look=here.looks[0],
-            options=options,
-        ),
-        hosts=Hosts(
-            source=source,
-            destination=HostView(facts=there.facts, state=view.picture, other=there.other, remote=there.remote),
-            proofs=proofs,
-        ),
+        local=Local(guest=guest, source=source, look=here.looks[0], options=options),
+        hosts=Hosts(source=source, destination=destination, proofs=proofs),
         look=there.looks[0],
     )
     findings = Judge(host.config.checks).case(case)
@@ -80,17 +74,6 @@ async def prove_port(link: PeerLink, job: str | None = None) -> PortProof:
                 text=error.text.rstrip("."),
             )
     return PortProof(to=link.name, address=offer.address, port=offer.port)
-
-
-async def _proofs(link: PeerLink) -> Proofs:
-    try:
-        return Proofs(ports=(await prove_port(link),))
-    except AdmissionBusy as error:
-        return Proofs(ports=(PortProof(to=link.name, problem="busy", text=error.message),))
-
-
-async def _none() -> Proofs:
-    return Proofs()
 
 
 def unanswered(here: str, there: str, error: KvmigdError) -> Finding:

@@ -22,9 +22,8 @@ from kvmigd.model.job import (
     Progress,
 )
 from kvmigd.model.peer import PeerState, PeerView
-from kvmigd.model.readiness import Destination, Standing, worst_of
+from kvmigd.model.readiness import CheckResult, Destination, Standing, worst_of
 from kvmigd.model.system import Release, Software
-from kvmigd.operations import CheckResult
 
 BRIDGE_DOWN = Finding(
     check="network.bridge-up",

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from kvmigd.config import Config, Listen, Migration, Peer
@@ -18,9 +19,12 @@ from kvmigd.model.mounts import MountFact, Mounts
 from kvmigd.model.storage import Storage
 from kvmigd.model.system import Release, System
 from kvmigd.peer.admission import AdmissionDesk
-from kvmigd.peer.link import Pace
+from kvmigd.peer.burst import Bursts
+from kvmigd.peer.link import Pace, PeerLink
 from kvmigd.peer.peers import Peers
 from kvmigd.peer.server import PeerServer
+from kvmigd.prove.prover import Prover
+from kvmigd.readiness.readiness import Readiness
 from kvmigd.service import Service
 from kvmigd.store import Store
 from tests.simulated import SimulatedHypervisor, World
@@ -35,6 +39,11 @@ KNOWN = (
     System(problem="", kernel="6.1.0", release=Release(id="debian", version_id="12", pretty_name="Debian 12")),
 )
 """What the monitors of a real daemon would publish."""
+
+
+def prover_of(host: Host, desk: AdmissionDesk, bursts: Bursts, link: PeerLink) -> Prover:
+    """What tries things with a peer."""
+    return Prover(host, link, desk=desk, bursts=bursts)
 
 
 class Side:
@@ -96,7 +105,10 @@ async def daemons(root: Path, count: int = 2) -> AsyncIterator[dict[str, Side]]:
             server = await PeerServer(settings, host, group=group, desk=desk).__aenter__()
             peers = await Peers(settings, group, pace=Pace(first_pause=0.02, longest_pause=0.05)).__aenter__()
             store = Store(root / name / "state").__enter__()
-            service = Service(host, peers, Jobs(group), store, reload=lambda: asyncio.sleep(0))
+            prover = partial(prover_of, host, desk, server.bursts)
+            readiness = Readiness(host, peers, prover=prover)
+            monitors.append(group.create_task(readiness.run()))
+            service = Service(host, peers, Jobs(group), store, readiness=readiness, reload=lambda: asyncio.sleep(0))
             sides[name] = Side(service, host, hypervisor, desk)
             servers.append(server)
             everyone.append(peers)

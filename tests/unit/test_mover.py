@@ -232,11 +232,13 @@ def test_what_blocks_stops_the_job_before_libvirt_is_asked(run: Run) -> None:
         assert isinstance(job.error, Blocked)
         assert [finding.check for finding in error_of(job).findings if finding.severity == "block"] == ["cpu.model"]
         assert a.hypervisor.streams == []
-        result = await a.service.check("web", "hostb", CheckOptions())
+        (result,) = await a.service.check("web", "hostb", CheckOptions())
         assert result.verdict is Verdict.BLOCKED
         b.hypervisor.missing_cpu = ""
-        assert (await a.service.check("web", "hostb", CheckOptions())).verdict is Verdict.DEGRADED
-        assert (await a.service.check("web", "", CheckOptions())).peer == "hostb"
+        (result,) = await a.service.check("web", "hostb", CheckOptions())
+        assert result.verdict is Verdict.DEGRADED
+        (result,) = await a.service.check("web", "", CheckOptions())
+        assert result.peer == "hostb"
 
     run(body)
 

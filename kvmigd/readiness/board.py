@@ -1,0 +1,472 @@
+"""The board: what is found about each active guest and each peer, kept by asking only what a change touches.
+
+Three kinds of parts are kept apart, as the rules are: one for each peer, one for each guest, one for each pair. A part
+knows what each question has found; a change makes it ask those questions again that read what has changed. The work is
+done in slices, and whoever wants to know sooner has the parts that he needs done at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from time import perf_counter
+from typing import Any
+
+from kvmigd.checks.catalogue import Judge, questions
+from kvmigd.checks.knowledge import ANSWERS
+from kvmigd.checks.rule import Scope
+from kvmigd.checks.view import Case, Hosts, HostView, Local
+from kvmigd.model.finding import Basis, Finding, Severity, Verdict
+from kvmigd.model.guest import Guest
+from kvmigd.model.host import HostFacts
+from kvmigd.model.peer import PeerView
+from kvmigd.model.readiness import BEST_FIRST, CheckResult, Destination, Standing, worst_of
+from kvmigd.model.state import HostState
+from kvmigd.readiness.evidence import HERE, Evidence
+
+SLICE = 0.004
+"""Seconds that the board holds the loop at a time."""
+
+_EVERYTHING = frozenset({"everything"})
+_BIT = {Severity.WARN: 1, Severity.UNKNOWN: 2, Severity.BLOCK: 4}
+_VERDICTS = tuple(
+    Verdict.BLOCKED if bits & 4 else Verdict.UNKNOWN if bits & 2 else Verdict.DEGRADED if bits else Verdict.READY
+    for bits in range(8)
+)
+_RANK = {verdict: rank for rank, verdict in enumerate(BEST_FIRST)}
+
+
+class _Part:
+    """What the questions of one scope have found about one thing."""
+
+    __slots__ = ("findings", "found", "severities", "touched", "version")
+
+    def __init__(self) -> None:
+        self.found: dict[int, tuple[Finding, ...]] = {}
+        self.findings: tuple[Finding, ...] = ()
+        self.severities = 0
+        self.touched = _EVERYTHING
+        self.version = 0
+
+    def touch(self, words: frozenset[str]) -> None:
+        """Something that questions read has changed."""
+        if self.touched is not _EVERYTHING:
+            self.touched = words if words is _EVERYTHING or not self.touched else self.touched | words
+
+    def ask(self, judge: Judge, scope: Scope, given: Any, unknown: frozenset[str]) -> bool:
+        """Ask what is to be asked again; returns whether anything is found that was not before."""
+        words, self.touched = self.touched, frozenset()
+        if words is _EVERYTHING:
+            before, self.found = self.found, {}
+        changed = words is _EVERYTHING and self.version == 0
+        for question in questions(scope, None if words is _EVERYTHING else words):
+            found = judge.answer(question, given, unknown=unknown)
+            if words is not _EVERYTHING:
+                if found != self.found.get(question.number, ()):
+                    changed = True
+                if found:
+                    self.found[question.number] = found
+                else:
+                    self.found.pop(question.number, None)
+            elif found:
+                self.found[question.number] = found
+        if words is _EVERYTHING:
+            changed = changed or before != self.found
+        if changed:
+            self.version += 1
+            self.findings = tuple(finding for found in self.found.values() for finding in found)
+            self.severities = 0
+            for finding in self.findings:
+                self.severities |= _BIT[finding.severity]
+        return changed
+
+
+class _Peer(_Part):
+    """One peer, whatever the guest."""
+
+    __slots__ = ("hosts", "view")
+
+    def __init__(self, view: PeerView) -> None:
+        super().__init__()
+        self.view = view
+        self.hosts: Hosts | None = None
+
+
+class _Pair(_Part):
+    """One guest and one peer, beside what is said of each."""
+
+    __slots__ = ("result", "stamp")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.result: CheckResult | None = None
+        self.stamp = (0, 0, 0)
+
+
+class _Guest(_Part):
+    """One guest, whatever the peer, and its pairs by peer."""
+
+    __slots__ = ("guest", "local", "pairs")
+
+    def __init__(self, guest: Guest) -> None:
+        super().__init__()
+        self.guest = guest
+        self.local: Local | None = None
+        self.pairs: dict[str, _Pair] = {}
+
+
+class Board:
+    """All calls belong on the event loop. `run` does what changes have left to do."""
+
+    def __init__(self, evidence: Evidence, facts: HostFacts, state: HostState) -> None:
+        self._evidence = evidence
+        self._judge = Judge()
+        self._source = HostView(facts=facts, state=state)
+        self._peers: dict[str, _Peer] = {}
+        self._guests: dict[str, _Guest] = {}
+        self._standings: dict[str, Standing] = {}
+        self._todo_peers: dict[str, None] = {}
+        self._todo_guests: dict[str, None] = {}
+        self._todo_pairs: dict[tuple[str, str], None] = {}
+        self._dirty: dict[str, None] = {}
+        self._wake = asyncio.Event()
+        self._listeners: list[Callable[[str], None]] = []
+
+    # What has changed
+
+    def severities(self, settings: Mapping[str, str]) -> None:
+        """The configuration has these severities."""
+        self._judge = Judge(settings)
+        self._touch_all(_EVERYTHING)
+
+    def own(self, facts: HostFacts, state: HostState, words: frozenset[str]) -> None:
+        """This host is another one than before, in what the words say."""
+        contact = self._source
+        self._source = HostView(facts=facts, state=state, other=contact.other, remote=contact.remote)
+        for peer in self._peers.values():
+            peer.hosts = None
+        for guest in self._guests.values():
+            guest.local = None
+        if words:
+            self._touch_all(words)
+
+    def peer(self, view: PeerView, words: frozenset[str]) -> None:
+        """A peer came, or is another one than before, in what the words say."""
+        name = view.name
+        part = self._peers.get(name)
+        if part is None:
+            self._peers[name] = _Peer(view)
+            for guest in self._guests.values():
+                guest.pairs[name] = _Pair()
+            words = _EVERYTHING
+        else:
+            if part.view.is_connected != view.is_connected or (not view.is_connected and part.view != view):
+                words = _EVERYTHING
+            part.view, part.hosts = view, None
+        if words:
+            self._touch_peer(name, words)
+
+    def no_peer(self, name: str) -> None:
+        """A peer is configured no longer."""
+        if self._peers.pop(name, None) is not None:
+            for uuid, guest in self._guests.items():
+                guest.pairs.pop(name, None)
+                self._dirty[uuid] = None
+            self._wake.set()
+
+    def guests(self, guests: Iterable[Guest], *, others: Iterable[Guest] = ()) -> None:
+        """These guests are active here, and those others are not."""
+        now = {guest.uuid: guest for guest in guests}
+        for uuid, guest in now.items():
+            part = self._guests.get(uuid)
+            if part is None:
+                self._guests[uuid] = part = _Guest(guest)
+                part.pairs = {name: _Pair() for name in self._peers}
+            elif part.guest is guest or part.guest == guest:
+                continue
+            part.guest, part.local = guest, None
+            self._touch_guest(uuid, _GUEST)
+            self._dirty[uuid] = None
+        rest = {guest.uuid: Standing(name=guest.name, uuid=guest.uuid, state=guest.state) for guest in others}
+        gone = [uuid for uuid in self._standings if uuid not in now and uuid not in rest]
+        for uuid in [uuid for uuid in self._guests if uuid not in now]:
+            del self._guests[uuid]
+        for uuid in gone:
+            del self._standings[uuid]
+            self._tell(uuid)
+        for uuid, standing in rest.items():
+            if self._standings.get(uuid) != standing:
+                self._standings[uuid] = standing
+                self._tell(uuid)
+
+    def looked(self, host: str, uuid: str) -> None:
+        """There is another look of a host at a guest."""
+        guest = self._guests.get(uuid)
+        if guest is None:
+            return
+        if host == HERE:
+            guest.local = None
+            self._touch_guest(uuid, _LOOK)
+        elif host in guest.pairs:
+            self._touch_pair(uuid, host, guest.pairs[host], _LOOK)
+
+    def met(self, peer: str, word: str) -> None:
+        """What is known of a peer is something else: `facts` or `proofs`."""
+        part = self._peers.get(peer)
+        if part is not None:
+            part.hosts = None
+            self._touch_peer(peer, frozenset({word}))
+
+    def _touch_all(self, words: frozenset[str]) -> None:
+        for name in self._peers:
+            self._touch_peer(name, words, pairs=False)
+        for uuid in self._guests:
+            self._touch_guest(uuid, words)
+
+    def _touch_peer(self, name: str, words: frozenset[str], *, pairs: bool = True) -> None:
+        if words is _EVERYTHING or questions(Scope.HOSTS, words):
+            self._peers[name].touch(words)
+            self._todo_peers[name] = None
+            self._wake.set()
+        if pairs and (words is _EVERYTHING or questions(Scope.PAIR, words)):
+            for uuid, guest in self._guests.items():
+                self._touch_pair(uuid, name, guest.pairs[name], words)
+
+    def _touch_guest(self, uuid: str, words: frozenset[str]) -> None:
+        guest = self._guests[uuid]
+        if words is _EVERYTHING or questions(Scope.GUEST, words):
+            guest.touch(words)
+            self._todo_guests[uuid] = None
+        if words is _EVERYTHING or questions(Scope.PAIR, words):
+            for name, pair in guest.pairs.items():
+                self._touch_pair(uuid, name, pair, words)
+        self._wake.set()
+
+    def _touch_pair(self, uuid: str, name: str, pair: _Pair, words: frozenset[str]) -> None:
+        pair.touch(words)
+        self._todo_pairs[uuid, name] = None
+        self._wake.set()
+
+    # The work
+
+    async def run(self) -> None:
+        """Do what changes have left to do, for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while not self.work(SLICE):
+                await asyncio.sleep(0)
+
+    def work(self, seconds: float = float("inf")) -> bool:
+        """Work for about so long; returns whether everything is done."""
+        end = perf_counter() + seconds
+        while perf_counter() < end:
+            if not self._step():
+                return True
+        return False
+
+    def _step(self) -> bool:
+        """The next piece of work; false if there is none."""
+        if self._todo_peers:
+            self._ask_peer(next(iter(self._todo_peers)))
+        elif self._todo_guests:
+            self._ask_guest(next(iter(self._todo_guests)))
+        elif self._todo_pairs:
+            self._ask_pair(*next(iter(self._todo_pairs)))
+        elif self._dirty:
+            uuid = next(iter(self._dirty))
+            del self._dirty[uuid]
+            self._stand(uuid)
+        else:
+            return False
+        return True
+
+    def settle(self, uuid: str, peer: str) -> None:
+        """Do what concerns this guest and this peer now."""
+        if peer in self._todo_peers:
+            self._ask_peer(peer)
+        if uuid in self._todo_guests:
+            self._ask_guest(uuid)
+        if (uuid, peer) in self._todo_pairs:
+            self._ask_pair(uuid, peer)
+
+    def _ask_peer(self, name: str) -> None:
+        del self._todo_peers[name]
+        peer = self._peers.get(name)
+        if peer is None:
+            return
+        if peer.view.is_connected:
+            hosts = self._hosts(peer)
+            changed = peer.ask(self._judge, Scope.HOSTS, hosts, hosts.source.unknown | hosts.destination.unknown)
+        else:
+            peer.touched = frozenset()
+            findings = (silent(peer.view),)
+            changed = peer.findings != findings
+            peer.version += changed
+            peer.found, peer.findings, peer.severities = {-1: findings}, findings, _BIT[Severity.UNKNOWN]
+        if changed:
+            self._dirty.update(dict.fromkeys(self._guests))
+            self._wake.set()
+
+    def _ask_guest(self, uuid: str) -> None:
+        del self._todo_guests[uuid]
+        guest = self._guests.get(uuid)
+        if guest is not None and guest.ask(self._judge, Scope.GUEST, self._local(guest), self._source.unknown):
+            self._dirty[uuid] = None
+            self._wake.set()
+
+    def _ask_pair(self, uuid: str, name: str) -> None:
+        del self._todo_pairs[uuid, name]
+        guest, peer = self._guests.get(uuid), self._peers.get(name)
+        pair = guest.pairs.get(name) if guest is not None else None
+        if guest is None or peer is None or pair is None or not peer.view.is_connected:
+            return  # a peer that comes back has everything asked again
+        hosts = self._hosts(peer)
+        case = Case(local=self._local(guest), hosts=hosts, look=self._evidence.look(uuid, name))
+        if pair.ask(self._judge, Scope.PAIR, case, hosts.source.unknown | hosts.destination.unknown):
+            self._dirty[uuid] = None
+            self._wake.set()
+
+    def _hosts(self, peer: _Peer) -> Hosts:
+        if peer.hosts is None:
+            view, contact = peer.view, self._evidence.contact(peer.view.name)
+            assert view.facts is not None
+            source = self._source
+            if contact.named is not None or contact.remote is not None:
+                source = HostView(facts=source.facts, state=source.state, other=contact.named, remote=contact.remote)
+            peer.hosts = Hosts(
+                source=source,
+                destination=HostView(facts=view.facts, state=view.picture, other=contact.naming),
+                proofs=contact.proofs,
+            )
+        return peer.hosts
+
+    def _local(self, guest: _Guest) -> Local:
+        if guest.local is None:
+            look = self._evidence.look(guest.guest.uuid)
+            guest.local = Local(guest=guest.guest, source=self._source, look=look)
+        return guest.local
+
+    # What is known
+
+    @property
+    def standings(self) -> Mapping[str, Standing]:
+        """How each guest stands, by UUID."""
+        return self._standings
+
+    @property
+    def readiness(self) -> Verdict:
+        """The worst readiness of the active guests."""
+        return worst_of(tuple(it.readiness for it in self._standings.values() if it.readiness is not None))
+
+    @property
+    def stuck(self) -> tuple[str, ...]:
+        """Names of the active guests that can go nowhere, sorted."""
+        return tuple(sorted(it.name for it in self._standings.values() if it.is_stuck))
+
+    @property
+    def active(self) -> Iterable[Guest]:
+        """The guests that are judged."""
+        return (part.guest for part in self._guests.values())
+
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """Names of all peers."""
+        return tuple(self._peers)
+
+    def on_standing(self, listener: Callable[[str], None]) -> None:
+        """Call `listener(uuid)` when a guest's standing is another one, or the guest came or went."""
+        self._listeners.append(listener)
+
+    def find(self, key: str) -> Guest | None:
+        """The active guest of that name or UUID."""
+        if (part := self._guests.get(key)) is not None:
+            return part.guest
+        return next((part.guest for part in self._guests.values() if part.guest.name == key), None)
+
+    def case(self, uuid: str, peer: str) -> tuple[Local, Hosts] | None:
+        """What is judged of an active guest and a connected peer; None where one of them is not."""
+        guest, part = self._guests.get(uuid), self._peers.get(peer)
+        if guest is None or part is None or not part.view.is_connected:
+            return None
+        return self._local(guest), self._hosts(part)
+
+    def result(self, uuid: str, peer: str) -> CheckResult | None:
+        """What is found about an active guest and a peer now; None where there is no such pair."""
+        guest, part = self._guests.get(uuid), self._peers.get(peer)
+        if guest is None or part is None:
+            return None
+        self.settle(uuid, peer)
+        return self._result(guest, part)
+
+    def _result(self, guest: _Guest, peer: _Peer) -> CheckResult:
+        pair = guest.pairs[peer.view.name]
+        stamp = (guest.version, peer.version, pair.version)
+        if pair.result is None or pair.stamp != stamp:
+            beside = pair.findings if peer.view.is_connected else ()
+            pair.stamp = stamp
+            pair.result = CheckResult(
+                guest=guest.guest.name,
+                peer=peer.view.name,
+                verdict=self._verdict(guest, peer, pair),
+                findings=self._judge.sorted((*peer.findings, *guest.findings, *beside)),
+            )
+        return pair.result
+
+    @staticmethod
+    def _verdict(guest: _Guest, peer: _Peer, pair: _Pair) -> Verdict:
+        beside = pair.severities if peer.view.is_connected else 0
+        return _VERDICTS[guest.severities | peer.severities | beside]
+
+    def _stand(self, uuid: str) -> None:
+        """See how a guest stands, and tell if that is news."""
+        guest = self._guests.get(uuid)
+        if guest is None:
+            return
+        proved = self._evidence.proved_usec
+        destinations = [
+            Destination(
+                peer=name, verdict=self._verdict(guest, peer, guest.pairs[name]), proved_usec=proved(uuid, name)
+            )
+            for name, peer in self._peers.items()
+        ]
+        destinations.sort(key=lambda it: _RANK[it.verdict])
+        best = destinations[0] if destinations else None
+        findings = self._result(guest, self._peers[best.peer]).findings if best else ()
+        now = Standing(
+            name=guest.guest.name,
+            uuid=uuid,
+            state=guest.guest.state,
+            readiness=best.verdict if best else Verdict.UNKNOWN,
+            destinations=tuple(destinations),
+            obstacle=findings[0].summary if findings else "" if best else "No peer is configured.",
+        )
+        if self._standings.get(uuid) != now:
+            self._standings[uuid] = now
+            self._tell(uuid)
+
+    def stand(self, uuids: Iterable[str]) -> None:
+        """Something of these guests that no question reads has changed, like the age of what was proved."""
+        self._dirty.update((uuid, None) for uuid in uuids if uuid in self._guests)
+        self._wake.set()
+
+    def _tell(self, uuid: str) -> None:
+        for listener in tuple(self._listeners):
+            listener(uuid)
+
+
+_GUEST = frozenset({"guest"})
+_LOOK = frozenset({"look"})
+
+
+def silent(view: PeerView) -> Finding:
+    """What is said of a peer that is not connected."""
+    return ANSWERS.finding(
+        f"{view.name} does not answer.",
+        host=view.name,
+        subject=view.name,
+        expected="a connection between the two daemons",
+        found=view.problem or str(view.state),
+        remedy=f"On {view.name}: systemctl status kvmigd; here: kvmigctl status",
+        basis=Basis.PROVED,
+    )
