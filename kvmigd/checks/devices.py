@@ -122,6 +122,10 @@ def bound_devices(local: Local) -> Iterator[Finding]:
     for device in guest.unmovable:
         if device.endswith("'qemu-vdagent'") and local.source.state.hypervisor.qemu >= _VDAGENT_QEMU:
             continue
+        if (
+            device.startswith("hyperv ") and guest.domain_type != "kvm"
+        ):  # without KVM there is nothing of the host's in it
+            continue
         yield BLOCKERS.finding(
             f"QEMU cannot move {guest.name} with {device}.",
             host=local.here,

@@ -142,6 +142,9 @@ def test_devices_that_qemu_cannot_move() -> None:
     finding = only(guest__unmovable=("acceleration accel3d='yes'",))
     assert (finding.check, finding.severity, finding.host) == ("guest.blockers", Severity.BLOCK, "hosta")
     assert finding.remedy == "On hosta: virsh edit web: <acceleration accel3d='no'/>, and restart it"
+    hyperv = ("hyperv mode='passthrough'",)
+    assert only(guest__unmovable=hyperv).check == "guest.blockers"
+    assert told(guest__unmovable=hyperv, guest__domain_type="qemu") == ()
     agent = ("channel type='qemu-vdagent'",)
     assert only(guest__unmovable=agent).check == "guest.blockers"
     assert told(guest__unmovable=agent, **versions(11_006_000, 10_001_000)) == ()
