@@ -14,7 +14,7 @@ import structlog
 from kvmigd import __version__
 from kvmigd.config import Config
 from kvmigd.errors import HostUnknown, HypervisorFailed, HypervisorUnavailable
-from kvmigd.host import guestdevices, remote, system
+from kvmigd.host import access, guestdevices, guestpaths, remote, system
 from kvmigd.host.hypervisor import Hypervisor
 from kvmigd.host.picture import Picture
 from kvmigd.host.storage import images
@@ -197,11 +197,13 @@ class Host:
 
     async def _look(self, guests: Sequence[Guest], state: HostState) -> tuple[Look, ...]:
         """What the file systems and libvirt say of the guests; what is the same for several is asked once."""
-        paths = [path for guest in guests for path in guest.local_paths]
-        formats = {path: kind for guest in guests for path, kind in guest.formats.items()}
+        paths = [path for guest in guests for path in guestpaths.wanted(guest)]
+        formats = {path: kind for guest in guests for path, kind in guestpaths.formats(guest).items()}
+        opened = list(dict.fromkeys(path for guest in guests for path in guest.local_paths))
         try:
-            facts, absent, machines, cpus, names = await asyncio.gather(
+            facts, tried, absent, machines, cpus, names = await asyncio.gather(
                 images.chain(paths, mounts=state.mounts.mounts, formats=formats),
+                access.tried(opened, mounts=state.mounts.mounts),
                 guestdevices.absent(
                     (name for guest in guests for name in guestdevices.needed(guest)), mounts=state.mounts.mounts
                 ),
@@ -213,12 +215,12 @@ class Host:
             log.warning("examination incomplete", guests=len(guests), error=error.message)
             self.refresh()
             raise
-        seen = {fact.path: fact for fact in facts}
+        seen = {fact.path: fact for fact in access.joined(facts, tried)}
         now = time.time_ns() // 1000
         return tuple(
             Look(
                 guest=guest.uuid,
-                paths=tuple(images.below(guest.local_paths, seen)),
+                paths=tuple(images.below(guestpaths.wanted(guest), seen)),
                 machine_problem=machines.get(_machine_of(guest), ""),
                 cpu=cpus.get(_cpu_of(guest)),
                 names=names.get(_name_of(guest), NameFact()),

@@ -11,6 +11,8 @@ in any order:
     user UID GID GROUP,GROUP
     write KEY NAME CONTENT FOLDER      -> KEY written user|owner      the file is there until the connection's end
     read KEY NAME SECONDS FOLDER       -> KEY read CONTENT WRITES     WRITES: 0, or the errno of a file made there
+    access KEY PATH PATH …             -> KEY access NUMBER R W BAR   for each path: whether the user may read (r or -)
+                                                                      and write (w or -); the folder that bars the way
     go                                 -> ready, and then any of      all folders are being asked now
                                           KEY error STEP ERRNO        STEP: folder, file, write
 
@@ -63,6 +65,13 @@ class Identity:
         os.setgroups(self.groups)
         os.setegid(self.gid)
         os.seteuid(self.uid)
+
+    def become_for_good(self) -> None:
+        """Be this user altogether: access(2) goes by the real user."""
+        if os.getuid() == 0:
+            os.setgroups(self.groups)
+            os.setresgid(self.gid, self.gid, self.gid)
+            os.setresuid(self.uid, self.uid, self.uid)
 
 
 def is_name(name: str) -> bool:
@@ -226,6 +235,33 @@ def _writes(folder: int) -> int:
     return 0
 
 
+def access(tell: Callable[[str], None], user: Identity, paths: list[bytes]) -> None:
+    """Tell of each path what the user may do with it; nothing of one that is not there."""
+    user.become_for_good()
+    for number, path in enumerate(paths):
+        bar = b""
+        try:
+            os.stat(path)
+        except PermissionError:
+            bar = _barrier(path) or _barrier(os.path.realpath(path)) or os.path.dirname(path)
+        except OSError:
+            continue
+        reads = "r" if os.access(path, os.R_OK) else "-"
+        # To open a block device for writing, even without doing so, makes udev look at it anew.
+        writes = "w" if os.access(path, os.W_OK) else "-"
+        tell(f"access {number} {reads} {writes} {bar.hex() or '-'}")
+
+
+def _barrier(path: bytes) -> bytes:
+    """The first folder on the way that the user may not enter; empty where there is none."""
+    at = path.find(b"/", 1)
+    while at > 0:
+        if os.path.isdir(path[:at]) and not os.access(path[:at], os.X_OK):
+            return path[:at]
+        at = path.find(b"/", at + 1)
+    return b""
+
+
 def serve(order: list[str], user: Identity) -> None:
     """Do what an order says, and answer; the caller ends then."""
     key = order[1]
@@ -237,6 +273,8 @@ def serve(order: list[str], user: Identity) -> None:
         try:
             if order[0] == "write":
                 keep(tell, user, order[2], order[3], bytes.fromhex(order[4]))
+            elif order[0] == "access":
+                access(tell, user, [bytes.fromhex(path) for path in order[2:]])
             else:
                 content, writes = read(user, order[2], float(order[3]), bytes.fromhex(order[4]))
                 tell(f"read {content} {writes}")
@@ -252,6 +290,8 @@ def _is_sound(order: list[str]) -> bool:
             return key.isdigit() and is_name(name) and is_content(content) and folder.startswith("2f")
         case ["read", key, name, seconds, folder]:
             return key.isdigit() and is_name(name) and 0 <= float(seconds) <= 60 and folder.startswith("2f")
+        case ["access", key, _, *_]:
+            return key.isdigit() and all(path.startswith("2f") for path in order[2:])
     return False
 
 
