@@ -1,7 +1,8 @@
-"""Who the two hosts are: libvirt alive, UUIDs that differ, names that resolve."""
+"""Who the two hosts are: UUIDs that differ, names that resolve, clocks that are kept."""
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 
 from kvmigd.checks.check import Check
@@ -10,39 +11,12 @@ from kvmigd.checks.view import Hosts, HostView
 from kvmigd.host.system import is_loopback
 from kvmigd.model.finding import Basis, Finding, Severity
 
-ALIVE = Check(
-    id="hypervisor.alive",
-    severity=Severity.BLOCK,
-    title="libvirt answers on both hosts.",
-    why="Without libvirt no guest can be moved, and nothing is known of the guests.",
-    known="Each daemon holds a connection to its libvirt and hears at once when it is gone.",
-    remedy="systemctl status libvirtd (virtqemud with modular libvirt) on the host that is named.",
-    fixed=True,
-)
-REMOTE = Check(
-    id="hypervisor.remote",
-    severity=Severity.BLOCK,
-    title="libvirt on the source reaches libvirt on the destination.",
-    why="A peer-to-peer migration is led by the two; modular libvirt without its proxy socket, or a closed "
-    "port, ends it before it begins, after 135 s where a firewall drops.",
-    known="A connection to the port of the peer's libvirt URI; a success is believed for a minute.",
-    remedy="systemctl enable --now libvirtd-tls.socket (virtproxyd-tls.socket) there, and open TCP port 16514.",
-)
-ACCEPTING = Check(
-    id="host.accepting",
-    severity=Severity.BLOCK,
-    title="The destination takes guests.",
-    why="A host in maintenance, or one that is going down, admits nobody.",
-    known="The other daemon says so.",
-    remedy="kvmigctl maintenance off on the destination, or another peer.",
-    fixed=True,
-)
 HOST_UUID = Check(
     id="host.uuid",
     severity=Severity.BLOCK,
     title="The hosts have different UUIDs.",
     why="libvirt takes two hosts with one UUID for the same and refuses to migrate; some vendors ship boards with one "
-    "for all.",
+    "for all, of which a warning tells before the second such host is there.",
     known="libvirt's capabilities on both hosts.",
     remedy='host_uuid = "$(uuidgen)" in libvirtd.conf or virtqemud.conf, and restart it.',
     fixed=True,
@@ -50,68 +24,44 @@ HOST_UUID = Check(
 HOST_NAME = Check(
     id="host.name",
     severity=Severity.BLOCK,
-    title="A host's own name does not resolve to localhost on it.",
-    why="libvirt on the destination gives its own name for the stream; one that means localhost makes it refuse.",
-    known="The name is resolved on the host itself, by the resolver that libvirt uses.",
-    remedy="Remove the host's name from the 127.x and ::1 lines of /etc/hosts.",
+    title="A host's own name is not localhost, and does not resolve to it on the host itself.",
+    why="libvirt on the destination gives its own name for the stream and refuses one that is localhost. A name that "
+    "only resolves to 127.0.1.1, as Debian's installer leaves it, is a warning: other programs take it for an address.",
+    known="libvirt tells the name, and the host resolves it by the resolver that libvirt uses.",
+    remedy="hostnamectl hostname NAME; remove the name from the 127.x and ::1 lines of /etc/hosts.",
 )
 RESOLVE = Check(
     id="host.resolve",
     severity=Severity.BLOCK,
-    title="Each host's name resolves on the other, and not to localhost.",
-    why="libvirt and QEMU connect by these names.",
-    known="Both daemons resolve the other's name, by the resolver that libvirt uses.",
+    title="Each host's name resolves on the other, and to that host.",
+    why="libvirt and QEMU connect by these names. An address that the other host does not have may be translated on "
+    "the way, which is a warning; in one of its own networks it is another host's.",
+    known="Both daemons resolve the other's name, by the resolver that libvirt uses, and know the other's addresses.",
     remedy="Add the name to DNS or to /etc/hosts on both hosts.",
 )
+SKEW = Check(
+    id="clock.skew",
+    severity=Severity.WARN,
+    title="Where one host's clock is synchronised, the other's is too.",
+    why="Clocks drift apart by seconds a day: the guest's time jumps when it moves, and TLS may take certificates for "
+    "not valid yet.",
+    known="adjtimex(2) on both hosts. Two hosts that nobody synchronises are not known to differ.",
+    remedy="systemctl enable --now chronyd (or systemd-timesyncd).",
+)
 
-
-@rule(Scope.HOSTS, reads="facts", tells=(ALIVE,))
-def hypervisor_alive(hosts: Hosts) -> Iterator[Finding]:
-    """libvirt answers on both hosts."""
-    for side in (hosts.source, hosts.destination):
-        if not side.facts.hypervisor_alive:
-            yield ALIVE.finding(
-                f"libvirt on {side.facts.name} does not answer.",
-                host=side.facts.name,
-                subject="libvirt",
-                expected="a connection to libvirt",
-                found=side.facts.hypervisor_problem or "no connection",
-                remedy=f"On {side.facts.name}: systemctl start libvirtd (or virtqemud)",
-                basis=Basis.PROVED,
-            )
-
-
-@rule(Scope.HOSTS, reads="facts", tells=(REMOTE,), back=True)
-def hypervisor_remote(hosts: Hosts) -> Iterator[Finding]:
-    """libvirt on the source reaches libvirt on the destination; peer-to-peer migrations are led by the two."""
-    remote = hosts.source.remote
-    if remote is not None and remote.problem and hosts.destination.facts.hypervisor_alive:
-        yield REMOTE.finding(
-            f"libvirt on {hosts.there} cannot be reached from {hosts.here}: {remote.problem}.",
-            host=hosts.there,
-            subject=remote.uri,
-            expected="a connection to libvirt's port",
-            found=remote.problem,
-            remedy=f"On {hosts.there}: systemctl stop libvirtd; systemctl enable --now libvirtd-tls.socket (or "
-            "virtproxyd-tls.socket with modular libvirt); and open TCP port 16514 in its firewall",
-            basis=Basis.PROVED,
-        )
-
-
-@rule(Scope.HOSTS, reads="facts", tells=(ACCEPTING,))
-def host_accepting(hosts: Hosts) -> Iterator[Finding]:
-    """The destination takes guests: it is not in maintenance and not going down."""
-    facts = hosts.destination.facts
-    if not facts.accepting and facts.hypervisor_alive:
-        yield ACCEPTING.finding(
-            f"{facts.name} takes no guests.",
-            host=facts.name,
-            subject=facts.name,
-            expected="a host that accepts guests",
-            found=facts.not_accepting_reason,
-            remedy=f"On {facts.name}: kvmigctl maintenance off",
-            basis=Basis.PROVED,
-        )
+VENDORS_UUIDS = frozenset(
+    {
+        "00000000-0000-0000-0000-000000000000",
+        "ffffffff-ffff-ffff-ffff-ffffffffffff",
+        "03000200-0400-0500-0006-000700080009",
+        "00020003-0004-0005-0006-000700080009",
+        "12345678-1234-5678-90ab-cddeefaabbcc",
+        "12345678-1234-1234-1234-123456789abc",
+        "11111111-2222-3333-4444-555555555555",
+        "fefefefe-fefe-fefe-fefe-fefefefefefe",
+    }
+)
+"""UUIDs that vendors have left in the firmware of whole series of boards."""
 
 
 @rule(Scope.HOSTS, reads="facts", tells=(HOST_UUID,))
@@ -125,46 +75,111 @@ def host_uuid(hosts: Hosts) -> Iterator[Finding]:
             subject="host UUID",
             expected=f"a UUID other than {hosts.here}'s",
             found=f"{there} on both hosts",
-            remedy=f'On {hosts.there}: set host_uuid = "$(uuidgen)" in /etc/libvirt/libvirtd.conf (or virtqemud.conf) '
-            "and restart it",
+            remedy=_other_uuid(hosts.there),
         )
+        return
+    for side in (hosts.source, hosts.destination):
+        if side.facts.host_id in VENDORS_UUIDS:
+            yield HOST_UUID.finding(
+                f"{side.facts.name} has a host UUID that its vendor gave to many boards.",
+                host=side.facts.name,
+                subject="host UUID",
+                expected="a UUID of its own",
+                found=side.facts.host_id,
+                remedy=_other_uuid(side.facts.name),
+                severity=Severity.WARN,
+            )
 
 
-@rule(Scope.HOSTS, reads="facts", tells=(HOST_NAME, RESOLVE))
+def _other_uuid(host: str) -> str:
+    return f'On {host}: set host_uuid = "$(uuidgen)" in /etc/libvirt/libvirtd.conf (or virtqemud.conf) and restart it'
+
+
+@rule(Scope.HOSTS, reads="facts hypervisor", tells=(HOST_NAME,), back=True)
 def host_name(hosts: Hosts) -> Iterator[Finding]:
-    """Each host's name resolves on the other, and none resolves to localhost."""
-    yield from _own_name(hosts.destination)
-    yield from _name_of_other(hosts.source, hosts.there)
-    yield from _name_of_other(hosts.destination, hosts.here)
-
-
-def _own_name(side: HostView) -> Iterator[Finding]:
-    # libvirt's destination gives its own host name for the stream's URI; one that is localhost makes it refuse.
-    if any(is_loopback(address) for address in side.facts.addresses):
+    """The destination does not call itself localhost: libvirt there gives its own name for the stream's URI."""
+    side = hosts.destination
+    called = side.state.hypervisor.host_name
+    if called.startswith("localhost"):
         yield HOST_NAME.finding(
-            f"The name of {side.facts.name} resolves to localhost on {side.facts.name} itself.",
-            host=side.facts.name,
-            subject=side.facts.name,
+            f"libvirt on {hosts.there} calls itself {called}.",
+            host=hosts.there,
+            subject=called,
+            expected="a name by which other hosts reach it",
+            found=called,
+            remedy=f"On {hosts.there}: hostnamectl hostname {hosts.there}, and restart libvirt",
+            basis=Basis.PROVED,
+        )
+    elif any(map(is_loopback, side.facts.addresses)):
+        yield HOST_NAME.finding(
+            f"The name of {hosts.there} resolves to localhost on {hosts.there} itself.",
+            host=hosts.there,
+            subject=hosts.there,
             expected="an address that other hosts can reach",
             found=", ".join(side.facts.addresses),
-            remedy=f"On {side.facts.name}: remove its name from the 127.x and ::1 lines of /etc/hosts",
+            remedy=f"On {hosts.there}: remove its name from the 127.x and ::1 lines of /etc/hosts",
             basis=Basis.PROVED,
+            severity=Severity.WARN,
         )
 
 
-def _name_of_other(side: HostView, other: str) -> Iterator[Finding]:
-    resolved = side.other
+@rule(Scope.HOSTS, reads="facts links", tells=(RESOLVE,), back=True)
+def host_resolve(hosts: Hosts) -> Iterator[Finding]:
+    """The destination's name resolves on the source, to an address that the destination has."""
+    resolved = hosts.source.other
     if resolved is None:
         return
-    bad = not resolved.addresses or any(is_loopback(address) for address in resolved.addresses)
-    if bad:
-        yield RESOLVE.finding(
-            f"The name {other} {'resolves to localhost' if resolved.addresses else 'does not resolve'} "
-            f"on {side.facts.name}.",
-            host=side.facts.name,
-            subject=other,
-            expected=f"an address of {other}",
-            found=", ".join(resolved.addresses) or resolved.problem,
-            remedy=f"On {side.facts.name}: add {other}'s address to DNS or /etc/hosts",
-            basis=Basis.PROVED,
+    bare = [address.partition("%")[0] for address in resolved.addresses]
+    own, theirs = hosts.source.addresses, hosts.destination.addresses
+    severity = Severity.BLOCK
+    if not bare:
+        what = "does not resolve"
+    elif any(map(is_loopback, bare)):
+        what = "resolves to localhost"
+    elif not own.isdisjoint(bare):
+        what = f"resolves to an address of {hosts.here} itself"
+    elif theirs and theirs.isdisjoint(bare):
+        what = f"resolves to an address that {hosts.there} does not have"
+        if not any(_is_near(hosts.destination, address) for address in bare):
+            severity = Severity.WARN  # it may be translated on the way
+    else:
+        return
+    yield RESOLVE.finding(
+        f"The name {hosts.there} {what} on {hosts.here}.",
+        host=hosts.here,
+        subject=hosts.there,
+        expected=f"an address of {hosts.there}",
+        found=", ".join(resolved.addresses) or resolved.problem,
+        remedy=f"On {hosts.here}: add {hosts.there}'s address to DNS or /etc/hosts; getent ahosts {hosts.there} shows "
+        "what is found",
+        basis=Basis.COMPARED if bare and what.endswith("not have") else Basis.PROVED,
+        severity=severity,
+    )
+
+
+def _is_near(host: HostView, address: str) -> bool:
+    """Whether an address is of a network that the host is in: nothing translates addresses within one."""
+    try:
+        wanted = ipaddress.ip_address(address)
+        return any(
+            wanted in ipaddress.ip_interface(mine).network for link in host.state.links.links for mine in link.addresses
         )
+    except ValueError:
+        return False
+
+
+@rule(Scope.HOSTS, reads="system", tells=(SKEW,))
+def clock_skew(hosts: Hosts) -> Iterator[Finding]:
+    """Either both clocks are synchronised, or it is not known that they differ."""
+    here, there = hosts.source.state.system.clock.synchronised, hosts.destination.state.system.clock.synchronised
+    if here is there or here is None or there is None:
+        return
+    late, good = (hosts.here, hosts.there) if there else (hosts.there, hosts.here)
+    yield SKEW.finding(
+        f"The clock of {late} is not synchronised, that of {good} is.",
+        host=late,
+        subject="clock",
+        expected="a clock that is synchronised",
+        found="not synchronised",
+        remedy=f"On {late}: systemctl enable --now chronyd (or systemd-timesyncd); timedatectl shows when it is done",
+    )

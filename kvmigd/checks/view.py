@@ -10,7 +10,7 @@ from kvmigd.model.guest import Guest
 from kvmigd.model.host import HostFacts, Look, RemoteFact, ResolvedName
 from kvmigd.model.hypervisor import NetworkFact, SecretFact
 from kvmigd.model.job import CheckOptions
-from kvmigd.model.links import BridgeFact, LinkFact
+from kvmigd.model.links import BondFact, BridgeFact, BridgePort, LinkFact
 from kvmigd.model.mounts import MountFact
 from kvmigd.model.proof import FrameProof, PortProof, Proofs, StorageProof
 from kvmigd.model.state import HostState
@@ -57,6 +57,21 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def bridges(self) -> dict[str, BridgeFact]:
         """Bridges by name."""
         return {bridge.name: bridge for bridge in self.state.links.bridges}
+
+    @cached_property
+    def uplinks(self) -> dict[str, tuple[BridgePort, ...]]:
+        """Ports that lead out of the host, by bridge."""
+        return {bridge.name: tuple(port for port in bridge.ports if port.uplink) for bridge in self.state.links.bridges}
+
+    @cached_property
+    def bonds(self) -> dict[str, BondFact]:
+        """Bonds by name."""
+        return {bond.name: bond for bond in self.state.links.bonds}
+
+    @cached_property
+    def addresses(self) -> frozenset[str]:
+        """Addresses of all its links, without their prefixes."""
+        return frozenset(address.partition("/")[0] for link in self.state.links.links for address in link.addresses)
 
     @cached_property
     def networks(self) -> dict[str, NetworkFact]:

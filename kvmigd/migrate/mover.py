@@ -12,7 +12,7 @@ import structlog
 
 from kvmigd.checks.failures import finding_of, understood
 from kvmigd.checks.guest import memory_needed
-from kvmigd.checks.network import port_open
+from kvmigd.checks.ports import port_open
 from kvmigd.errors import (
     AdmissionBusy,
     AdmissionRefused,

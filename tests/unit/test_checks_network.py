@@ -47,7 +47,7 @@ def test_the_bridge_leads_nowhere() -> None:
     finding = only(destination__bridges=there(uplinks=(), carrier=False))
     assert (finding.check, finding.severity, finding.host) == ("network.uplink", Severity.BLOCK, "hostb")
     assert "eth0" in finding.expected
-    assert finding.remedy.startswith("On hostb: ip link set DEVICE master br0")
+    assert finding.remedy.startswith("On hostb: ip link set eth0 master br0")
 
 
 def test_the_uplink_has_no_carrier() -> None:

@@ -1,0 +1,73 @@
+"""Where the guest's interfaces are plugged in: the bridge here and the bridge there. What rules look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from kvmigd.checks.view import Case, HostView
+from kvmigd.model.devices import Nic
+from kvmigd.model.links import BridgeFact
+
+
+class Plug(NamedTuple):
+    """An interface of the guest that is, or shall be, a port of a bridge."""
+
+    nic: Nic
+    here: str
+    """The bridge on the source; empty where it is not known."""
+    there: str
+    mine: BridgeFact | None
+    theirs: BridgeFact | None
+
+    @property
+    def is_in(self) -> bool:
+        """The guest's cable is plugged in, as far as libvirt knows."""
+        return self.nic.link != "down"
+
+    @property
+    def usable(self) -> BridgeFact | None:
+        """The bridge there, if it is one and up."""
+        bridge = self.theirs
+        return bridge if bridge is not None and bridge.exists and bridge.is_bridge and bridge.up else None
+
+
+def plugs(case: Case) -> Iterator[Plug]:
+    """One for each interface on a bridge, also by a libvirt network; what libvirt has no bridge for is passed over.
+
+    A network that is missing there, or not active, is networks' own business.
+    """
+    source, destination = case.hosts.source, case.hosts.destination
+    for nic in case.local.guest.nics:
+        here = there = nic.source
+        if nic.kind == "network":
+            network = destination.networks.get(nic.source)
+            if network is None or not network.active:
+                continue
+            there = network.bridge
+            known = source.networks.get(nic.source)
+            here = nic.bridge or (known.bridge if known is not None else "")
+        elif nic.kind != "bridge":
+            continue
+        if there:
+            yield Plug(nic, here, there, source.bridges.get(here), destination.bridges.get(there))
+
+
+def leads_out(host: HostView, bridge: BridgeFact) -> bool:
+    """Whether an uplink of the bridge has a carrier. The bridge's own counts the taps of guests, too."""
+    links = host.links
+    for name in bridge.uplinks:
+        link = links.get(name)
+        if bridge.carrier if link is None else link.carrier:
+            return True
+    return False
+
+
+def narrowest(host: HostView, bridge: BridgeFact) -> tuple[int, str]:
+    """The smallest MTU on the way out of the host by a bridge, and the link that has it."""
+    smallest, where = bridge.mtu, bridge.name
+    for name in bridge.uplinks:
+        link = host.links.get(name)
+        if link is not None and 0 < link.mtu < smallest:
+            smallest, where = link.mtu, name
+    return smallest, where
