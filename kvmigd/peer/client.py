@@ -228,9 +228,7 @@ class PeerClient:
         await self._call(f"/admission/{job}", None, shape=wire.Done, method="DELETE")
         self._claims.pop(job, None)
 
-    async def proof(
-        self, job: str | None = None, *, purpose: Literal["stream", "disks"] = "stream"
-    ) -> wire.ProofOffer:
+    async def proof(self, job: str | None = None, *, purpose: Literal["stream", "disks"] = "stream") -> wire.ProofOffer:
         """Have the peer listen on the job's port or, without a job, on the one it would give next."""
         return await self._call("/proof", wire.ProofRequest(job=job, purpose=purpose), shape=wire.ProofOffer)
 
