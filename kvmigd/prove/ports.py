@@ -19,6 +19,10 @@ from kvmigd.prove.wanted import Purpose
 
 CONNECT_SECONDS = 1.5
 """The kernel repeats a lost SYN after 1 s, so one may be lost."""
+PASSING_SECONDS = 5.0
+"""A host that is busy for no longer has only much to do."""
+NO_ANSWER = "no-answer"
+"""The problem of a proof that came to nothing for a reason that has nothing to do with it."""
 
 
 async def reach(link: PeerClient, purpose: Purpose, *, job: str | None = None) -> PortProof:
@@ -34,8 +38,13 @@ async def reach(link: PeerClient, purpose: Purpose, *, job: str | None = None) -
             except ProofFailed as error:
                 return _failed(proof, error.reason, error.text)
     except AdmissionBusy as error:
-        return PortProof(to=link.name, purpose=purpose, problem="busy", text=error.message.rstrip("."))
+        return _failed(PortProof(to=link.name, purpose=purpose), _why_busy(error), error.message)
     return proof
+
+
+def _why_busy(error: AdmissionBusy) -> str:
+    """No port is free, which lasts; or too much is being proved at this moment, which says nothing of the ports."""
+    return "busy" if error.retry_after > PASSING_SECONDS else NO_ANSWER
 
 
 async def be_reached(
@@ -53,7 +62,7 @@ async def be_reached(
             proof = PortProof(to=here, purpose=purpose, address=address, port=listening.port)
             heard = await _asked(link, listening)
     except AdmissionBusy as error:
-        return _failed(proof, "busy", error.message)
+        return _failed(proof, _why_busy(error), error.message)
     return _failed(proof, heard.problem, heard.text) if heard.problem else proof
 
 

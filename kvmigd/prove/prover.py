@@ -26,7 +26,7 @@ from kvmigd.peer.client import PeerClient
 from kvmigd.peer.identity import unreachable
 from kvmigd.peer.proofwire import FOLDERS_LIMIT, SEGMENTS_LIMIT
 from kvmigd.prove.frames import cross
-from kvmigd.prove.ports import be_reached, reach
+from kvmigd.prove.ports import NO_ANSWER, be_reached, reach
 from kvmigd.prove.storage import compare
 from kvmigd.prove.throughput import measure
 from kvmigd.prove.tls import handshake
@@ -37,9 +37,6 @@ PROVE_SECONDS = 2.0
 
 STORAGE_SECONDS = 4.0
 """The same for storage, which may hang on this host and then on the peer as well."""
-NO_ANSWER = "no-answer"
-"""The problem of a proof that the peer left hanging."""
-
 _GONE = (PeerUnreachable, PeerNotTrusted, ProtocolMismatch, CertificateInvalid)
 """These say nothing of what was to be proved, so they are raised."""
 
@@ -59,6 +56,7 @@ class Prover:
         self._link = link
         self._desk = desk
         self._bursts = bursts
+        self._silent = f"{link.name} did not answer within"
 
     async def prove(self, wanted: Wanted) -> Proofs:
         """Everything that is wanted, at the same time."""
@@ -71,7 +69,7 @@ class Prover:
             self.throughput() if wanted.throughput else _nothing(),
         )
         every = [proof for group in proved for proof in group]
-        if every and all(proof.problem == NO_ANSWER for proof in every):
+        if every and all(proof.text.startswith(self._silent) for proof in every):
             raise unreachable(self._link.peer, f"no answer within {PROVE_SECONDS:g} s")
         return Proofs(
             ports=(*ports, *back),
@@ -168,7 +166,7 @@ class Prover:
         except raised:
             raise
         except TimeoutError:
-            problem, text = NO_ANSWER, f"{self._link.name} did not answer within {seconds:g} s"
+            problem, text = NO_ANSWER, f"{self._silent} {seconds:g} s"
         except AdmissionBusy as error:
             problem, text = "busy", error.message.rstrip(".")
         except KvmigdError as error:

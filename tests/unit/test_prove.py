@@ -29,13 +29,14 @@ from kvmigd.peer.admission import AdmissionDesk
 from kvmigd.peer.burst import Burst, Bursts
 from kvmigd.peer.framewatch import FrameWatch
 from kvmigd.peer.link import PeerLink
-from kvmigd.peer.proof import Proof
+from kvmigd.peer.proof import PEER_LIMIT, Proof
 from kvmigd.peer.proofwire import Caught
 from kvmigd.peer.server import PeerServer
 from kvmigd.peer.sessions import Sessions
 from kvmigd.prove import prover as driver
 from kvmigd.prove.frames import judged
-from kvmigd.prove.prover import NO_ANSWER, Prover
+from kvmigd.prove.ports import NO_ANSWER
+from kvmigd.prove.prover import Prover
 from kvmigd.prove.wanted import Segment, Wanted
 from tests.unit import peer_lab as lab
 from tests.unit.peer_lab import asynchronous
@@ -142,6 +143,15 @@ async def test_no_port_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(AdmissionDesk, "proof_port", none_free)
         proofs = await at.prover.prove(Wanted(ports=("stream",), back=("stream",)))
         assert [(proof.problem, proof.text) for proof in proofs.ports] == [("busy", "No port is free")] * 2
+
+
+@asynchronous
+async def test_too_much_at_once_says_nothing_of_ports(tmp_path: Path) -> None:
+    async with met(tmp_path) as at:
+        for _ in range(PEER_LIMIT):
+            await at.link.proof()
+        (proof,) = (await at.prover.prove(Wanted(ports=("stream",)))).ports
+        assert (proof.problem, proof.text) == (NO_ANSWER, f"{PEER_LIMIT} ports are being proved here at this moment")
 
 
 @asynchronous
