@@ -50,7 +50,7 @@ docs: $(VENV)/.done
 	$(BIN)/kvmigctl explain --markdown > docs/checks.md
 
 bench: $(VENV)/.done
-	@test -n "$(NAME)" || { echo "usage: make bench NAME=overhead|idle|loss|events"; exit 2; }
+	@test -n "$(NAME)" || { echo "usage: make bench NAME=overhead|idle|loss|events|truth"; exit 2; }
 	$(BIN)/python -m tests.lab prepare
 	$(BIN)/python -m tests.bench.$(NAME)
 
