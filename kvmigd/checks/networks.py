@@ -61,7 +61,7 @@ def network_defined(case: Case) -> Iterator[Finding]:
         if nic.port_group and nic.port_group not in network.port_groups:
             yield _no_port_group(case, nic, network)
         mine = case.hosts.source.networks.get(nic.source)
-        if mine is not None and mine is not network:
+        if mine is not None:
             yield from _another(case, mine, network)
 
 
