@@ -129,6 +129,7 @@ class Daemon:
             service = Service(host, peers, Jobs(group), store, readiness=readiness, reload=reload)
             # Who is answered from now on is answered from what was seen, not from nothing.
             await monitors.first_look(FIRST_LOOK_SECONDS)
+            readiness.catch_up()
             face = await stack.enter_async_context(BusFace(service))
             group.create_task(face.run(), name="bus")
             group.create_task(_watchdog(), name="watchdog")

@@ -83,6 +83,10 @@ class Readiness:
         finally:
             self._notices.close()
 
+    def catch_up(self) -> None:
+        """Do now what changes have left to do, as far as nobody has to be asked for it."""
+        self._board.work()
+
     # What is known
 
     @property

@@ -22,6 +22,7 @@ from dbus_next.signature import Variant
 from kvmigd import __version__
 from kvmigd.bus import path
 from kvmigd.bus.connection import CallFailed, Connection
+from kvmigd.checks.catalogue import CHECKS
 from tests.bus.conftest import Bus, Caller, Polkit, kvmigctl
 from tests.unit import peer_lab
 
@@ -210,6 +211,13 @@ async def peers(caller: Caller) -> set[str]:
     return {parts[path.PEER]["Name"].value for parts in objects.values() if path.PEER in parts}
 
 
+async def guests(caller: Caller) -> dict[str, str]:
+    """Names and readiness of the guests that are published."""
+    (objects,) = await caller.call(path.ROOT, STANDARD.removesuffix("Error.") + "ObjectManager", "GetManagedObjects")
+    published = [parts[path.GUEST] for parts in objects.values() if path.GUEST in parts]
+    return {guest["Name"].value: guest["Readiness"].value for guest in published}
+
+
 async def refusal(caller: Caller, member: str, signature: str = "", *body: Any) -> tuple[str, str]:
     """The name and text of the error that a call is answered with."""
     with pytest.raises(CallFailed) as caught:
@@ -232,8 +240,12 @@ async def test_whoever_sees_the_name_finds_everything(here: Place, short: Path) 
             "HostName": "hosta",
             "State": "ready",
             "Maintenance": False,
+            "Readiness": "blocked",
+            "Stuck": ["still", "web"],
+            "Checks": list(CHECKS),
         }
         assert await peers(caller) == {"hostb"}
+        assert await guests(caller) == {"web": "unknown", "off": "", "still": "blocked"}
         await started.ready()
 
 
@@ -334,6 +346,23 @@ async def test_what_cannot_be_has_its_own_error_at_once(here: Place, short: Path
         ):
             assert (await refusal(caller, verb, signature, *body))[0] == STANDARD + "InvalidArgs"
         assert caller.members(at=path.ROOT).count("JobNew") == 0
+
+
+@pytest.mark.usefixtures("bus")
+async def test_without_proofs_it_is_answered_from_what_is_known(here: Place, short: Path) -> None:
+    here.add_peer("hostb")
+    known = {"prove": Variant(signature="b", value=False)}
+    async with running(here, short) as (_, caller):
+        for guest in ("web", "off"):
+            for destination in ("hostb", ""):
+                verdict, findings = await caller.call(
+                    path.ROOT, path.MANAGER, "Check", "ssa{sv}", guest, destination, known
+                )
+                assert (verdict, [finding[0] for finding in findings]) == ("unknown", ["peer.answers"])
+                assert findings[0][3]["peer"].value == "hostb"
+        rows = await caller.manager("CheckAll", "ssa{sv}", "", "", {})
+        assert [row[:3] for row in rows] == [["still", "hostb", "blocked"], ["web", "hostb", "unknown"]]
+        assert [finding[0] for finding in rows[0][3]] == ["guest.state", "peer.answers"]
 
 
 @pytest.mark.usefixtures("bus")
