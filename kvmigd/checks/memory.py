@@ -171,9 +171,9 @@ def _more(size: int, pages: int, nodes: tuple[int, ...]) -> str:
 def numa(case: Case) -> Iterator[Finding]:
     """The destination has the NUMA nodes that the guest's memory is bound to."""
     ram, there = case.guest.ram, case.destination.state.system.numa
-    bound = [nodes for nodes in (ram.numa_nodes, *(module.nodes for module in ram.modules)) if nodes]
-    if not bound or not there:
+    if not there or not (ram.numa_nodes or ram.modules):
         return
+    bound = [nodes for nodes in (ram.numa_nodes, *(module.nodes for module in ram.modules)) if nodes]
     wanted = dict.fromkeys(node for nodes in bound for node in numbers(nodes))
     known = {node.node for node in there}
     missing = tuple(node for node in wanted if node not in known)
