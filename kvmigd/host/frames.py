@@ -12,11 +12,14 @@ import array
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import struct
-from collections.abc import Collection, Iterable
-from contextlib import ExitStack
+import sys
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from functools import partial
 from typing import Literal, NamedTuple, Self
 
 from kvmigd.model.links import BridgeFact
@@ -44,6 +47,8 @@ _TP_STATUS_VLAN_VALID = 1 << 4
 _SO_ATTACH_FILTER = 26
 _VLAN_MASK = 0x0FFF
 _READS = 32
+_SIOCGIFHWADDR = 0x8927
+_ARPHRD_ETHER = 1
 
 Problem = Literal["no-bridge", "failed"]
 
@@ -86,21 +91,21 @@ class Catcher:
         self._through = tuple(through) or (interface,)
         self._caught: set[int] = set()
         self._complete = asyncio.Event()
-        self._stack = ExitStack()
+        self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        with ExitStack() as stack:
+        async with AsyncExitStack() as stack:
             self.mac = _told(_mac(self.interface))
             for link in self._through:
-                listener = stack.enter_context(_bound(link, filtered=self._nonce))
+                listener = await stack.enter_async_context(_open(link, filtered=self._nonce))
                 loop.add_reader(listener.fileno(), self._read, listener)
                 stack.callback(loop.remove_reader, listener.fileno())
             self._stack = stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._stack.close()
+        await self._stack.aclose()
 
     async def caught(self, seconds: float = CATCH_SECONDS) -> frozenset[int]:
         """Sizes of the frames that have arrived: as soon as all are there, or when the time is over."""
@@ -157,8 +162,8 @@ async def send(
     }
     refused: set[int] = set()
     loop = asyncio.get_running_loop()
-    with ExitStack() as stack:
-        links = [(link, stack.enter_context(_bound(link))) for link in tuple(through) or (interface,)]
+    async with AsyncExitStack() as stack:
+        links = [(link, await stack.enter_async_context(_open(link))) for link in tuple(through) or (interface,)]
         began = loop.time()
         for moment in (*(it for it in _MOMENTS if it < seconds), seconds):
             await _pause(began + moment - loop.time(), until)
@@ -242,6 +247,28 @@ def _attach(listener: socket.socket, program: list[_Instruction]) -> None:
     listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), address))
 
 
+@asynccontextmanager
+async def _open(link: str, *, filtered: bytes = b"") -> AsyncIterator[socket.socket]:
+    """A packet socket, opened and closed by a thread: the kernel waits for all its CPUs each time, 10 ms and more."""
+    loop = asyncio.get_running_loop()
+    opening = loop.run_in_executor(None, partial(_bound, link, filtered=filtered))
+    try:
+        opened = await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close)
+        raise
+    try:
+        yield opened
+    finally:
+        # A cancel does not keep the thread from closing it.
+        await loop.run_in_executor(None, opened.close)
+
+
+def _close(opening: asyncio.Future[socket.socket]) -> None:
+    if opening.exception() is None:
+        opening.result().close()
+
+
 def _bound(link: str, *, filtered: bytes = b"") -> socket.socket:
     """A packet socket on a link. Only with a nonce it hears anything, and nothing but that.
 
@@ -280,11 +307,16 @@ def _failed(link: str, error: OSError) -> FrameFailed:
 
 
 def _mac(interface: str) -> bytes:
-    with _bound(interface) as asked:
-        address = asked.getsockname()[4]
-    if len(address) != 6:
+    name = interface.encode()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asked:
+        try:
+            # struct ifreq of netdevice(7): the name, then a sockaddr of family and address
+            answer = fcntl.ioctl(asked, _SIOCGIFHWADDR, name[:15].ljust(40, b"\0"))
+        except OSError as error:
+            raise _failed(interface, error) from error
+    if int.from_bytes(answer[16:18], sys.byteorder) != _ARPHRD_ETHER:
         raise FrameFailed("failed", f"{interface} is no Ethernet link")
-    return bytes(address)
+    return answer[18:24]
 
 
 def _told(mac: bytes) -> str:

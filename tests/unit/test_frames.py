@@ -7,6 +7,7 @@ import ctypes
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Coroutine
 
 import pytest
@@ -98,6 +99,9 @@ def linked(test: Callable[[], Coroutine[None, None, None]]) -> Callable[[], None
             "ip link set right up",
         ):
             subprocess.run(command.split(), check=True, timeout=10)
+        # What is sent before the kernel has noticed the carrier is dropped without a word.
+        while subprocess.check_output(["ip", "-o", "link", "show", "up"], timeout=10).count(b"state UP") < 2:
+            time.sleep(0.01)
 
         async def limited() -> None:
             async with asyncio.timeout(10):
