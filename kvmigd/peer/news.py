@@ -66,7 +66,7 @@ def _brief(guest: Guest) -> Guest:
     """Who it is, how it is and how much it takes; what it is made of is told when it wants to move."""
     return Guest(
         **{name: getattr(guest, name) for name in ("name", "uuid", "state", "persistent", "autostart", "memory")},
-        **{name: getattr(guest, name) for name in ("vcpus", "arch", "machine", "domain_type", "emulator")},
+        **{name: getattr(guest, name) for name in ("vcpus", "arch", "machine", "domain_type", "emulator", "vsock")},
     )
 
 
