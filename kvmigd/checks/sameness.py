@@ -74,7 +74,7 @@ def of_filesystems(one: FileSystemIdentity, other: FileSystemIdentity) -> Samene
         return Sameness.SAME if one.uuid == other.uuid else Sameness.DIFFERENT
     if kind == "glusterfs":
         return _gluster(one, other)
-    if kind == "ceph":
+    if kind == "ceph" and not (one.server and one.server == other.server):
         return _met(one.addresses, other.addresses)
     if one.server or other.server:
         return _servers(one, other)
