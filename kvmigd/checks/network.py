@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kvmigd.checks.check import Check
-from kvmigd.checks.plug import Plug, leads_out, plugs
+from kvmigd.checks.plug import Plug, leads_out, told
 from kvmigd.checks.rule import Scope, rule
-from kvmigd.checks.view import Case, HostView
+from kvmigd.checks.view import Case, Hosts, HostView
 from kvmigd.model.finding import Basis, Finding, Severity
 from kvmigd.model.links import BondFact, BridgeFact
 
@@ -80,55 +80,53 @@ def network_bridge(case: Case) -> Iterator[Finding]:
 
     libvirt migrates a guest to a bridge that is down or has no uplink without a word; the guest then has no network.
     """
-    told: set[tuple[str, str, str]] = set()
-    for plug in plugs(case):
-        key = plug.here, plug.there, plug.nic.port
-        if key in told:
-            continue
-        told.add(key)
-        if plug.usable is None:
-            yield _none(case, plug)
-            continue
-        yield from _of_another_kind(case, plug, plug.usable)
-        if plug.is_in and plug.mine is not None and plug.mine.uplinks:
-            yield from _uplink(case, plug.mine, plug.usable)
+    yield from told(case, _bridge)
 
 
-def _none(case: Case, plug: Plug) -> Finding:
+def _bridge(hosts: Hosts, plug: Plug) -> Iterator[Finding]:
+    if plug.usable is None:
+        yield _none(hosts, plug)
+        return
+    yield from _of_another_kind(hosts, plug, plug.usable)
+    if plug.is_in and plug.mine is not None and plug.mine.uplinks:
+        yield from _uplink(hosts, plug.mine, plug.usable)
+
+
+def _none(hosts: Hosts, plug: Plug) -> Finding:
     """There is no such bridge, or it is down."""
     bridge, name = plug.theirs, plug.there
     is_open = plug.nic.port == "openvswitch" or (plug.mine is not None and plug.mine.kind == "openvswitch")
-    problem = case.destination.state.links.openvswitch
+    problem = hosts.destination.state.links.openvswitch
     if bridge is not None and bridge.exists and bridge.is_bridge:
         return BRIDGE.finding(
-            f"The bridge {name} on {case.there} is down.",
-            host=case.there,
+            f"The bridge {name} on {hosts.there} is down.",
+            host=hosts.there,
             subject=name,
             expected="up",
             found="down",
-            remedy=f"On {case.there}: ip link set {name} up",
+            remedy=f"On {hosts.there}: ip link set {name} up",
         )
     if bridge is None and is_open and problem:
         return OPENVSWITCH.finding(
-            f"Whether {case.there} has the Open vSwitch bridge {name} is not known.",
-            host=case.there,
+            f"Whether {hosts.there} has the Open vSwitch bridge {name} is not known.",
+            host=hosts.there,
             subject=name,
             expected="Open vSwitch's database",
             found=problem,
-            remedy=f"On {case.there}: systemctl status openvswitch-switch (or openvswitch); ovs-vsctl show",
+            remedy=f"On {hosts.there}: systemctl status openvswitch-switch (or openvswitch); ovs-vsctl show",
         )
     make = f"ovs-vsctl add-br {name}" if is_open else f"ip link add {name} type bridge && ip link set {name} up"
     return BRIDGE.finding(
-        f"There is no bridge {name} on {case.there}.",
-        host=case.there,
+        f"There is no bridge {name} on {hosts.there}.",
+        host=hosts.there,
         subject=name,
-        expected=f"a bridge called {name}, as on {case.here}",
-        found="a link that is no bridge" if name in case.destination.links else "no such link",
-        remedy=f"On {case.there}: {make}, connect it as on {case.here}, and in its network configuration",
+        expected=f"a bridge called {name}, as on {hosts.here}",
+        found="a link that is no bridge" if name in hosts.destination.links else "no such link",
+        remedy=f"On {hosts.there}: {make}, connect it as on {hosts.here}, and in its network configuration",
     )
 
 
-def _of_another_kind(case: Case, plug: Plug, bridge: BridgeFact) -> Iterator[Finding]:
+def _of_another_kind(hosts: Hosts, plug: Plug, bridge: BridgeFact) -> Iterator[Finding]:
     if plug.nic.kind != "bridge" or not bridge.kind:
         return  # the definition of a network has its own virtual port there
     wanted = "openvswitch" if plug.nic.port == "openvswitch" else "linux"
@@ -136,57 +134,57 @@ def _of_another_kind(case: Case, plug: Plug, bridge: BridgeFact) -> Iterator[Fin
         kinds = {"openvswitch": "a bridge of Open vSwitch", "linux": "a bridge of the kernel's"}
         make = f"ovs-vsctl add-br {plug.there}" if wanted == "openvswitch" else f"ip link add {plug.there} type bridge"
         yield KIND.finding(
-            f"The bridge {plug.there} is of another kind on {case.there}.",
-            host=case.there,
+            f"The bridge {plug.there} is of another kind on {hosts.there}.",
+            host=hosts.there,
             subject=plug.there,
             expected=kinds[wanted],
             found=kinds.get(bridge.kind, bridge.kind),
-            remedy=f"On {case.there}: {make}, in place of the one that is there, and in its network configuration",
+            remedy=f"On {hosts.there}: {make}, in place of the one that is there, and in its network configuration",
         )
 
 
-def _uplink(case: Case, mine: BridgeFact, bridge: BridgeFact) -> Iterator[Finding]:
+def _uplink(hosts: Hosts, mine: BridgeFact, bridge: BridgeFact) -> Iterator[Finding]:
     """What the guest reaches by the bridge here it has to reach there."""
     name = bridge.name
     if not bridge.uplinks:
         yield UPLINK.finding(
-            f"The bridge {name} on {case.there} leads nowhere.",
-            host=case.there,
+            f"The bridge {name} on {hosts.there} leads nowhere.",
+            host=hosts.there,
             subject=name,
-            expected=f"an uplink, as on {case.here} ({', '.join(mine.uplinks)})",
+            expected=f"an uplink, as on {hosts.here} ({', '.join(mine.uplinks)})",
             found="no port but those of guests",
-            remedy=f"On {case.there}: "
-            + (f"ovs-vsctl add-port {name} DEVICE" if bridge.kind == "openvswitch" else _join(case, mine, name))
+            remedy=f"On {hosts.there}: "
+            + (f"ovs-vsctl add-port {name} DEVICE" if bridge.kind == "openvswitch" else _join(hosts, mine, name))
             + ", and in its network configuration",
         )
         return
-    if not leads_out(case.source, mine):
+    if not leads_out(hosts.source, mine):
         return  # the guest has no network here either
-    if not leads_out(case.destination, bridge):
+    if not leads_out(hosts.destination, bridge):
         yield UPLINK.finding(
-            f"The uplink of bridge {name} on {case.there} has no carrier.",
-            host=case.there,
+            f"The uplink of bridge {name} on {hosts.there} has no carrier.",
+            host=hosts.there,
             subject=name,
             expected="an uplink with a carrier",
             found=f"{', '.join(bridge.uplinks)} without carrier",
-            remedy=f"On {case.there}: ip link set {bridge.uplinks[0]} up, or look at its cable and switch",
+            remedy=f"On {hosts.there}: ip link set {bridge.uplinks[0]} up, or look at its cable and switch",
         )
-    elif blocked := _blocked(case.destination, bridge):
+    elif blocked := _blocked(hosts.destination, bridge):
         yield UPLINK.finding(
-            f"The spanning tree blocks the uplink of bridge {name} on {case.there}.",
-            host=case.there,
+            f"The spanning tree blocks the uplink of bridge {name} on {hosts.there}.",
+            host=hosts.there,
             subject=name,
             expected="an uplink that forwards",
             found=blocked,
-            remedy=f"On {case.there}: bridge -d link show; look at root, costs and priorities of bridge and switch",
+            remedy=f"On {hosts.there}: bridge -d link show; look at root, costs and priorities of bridge and switch",
         )
     else:
-        yield from _lesser(case, mine, bridge)
+        yield from _lesser(hosts, mine, bridge)
 
 
-def _join(case: Case, mine: BridgeFact, name: str) -> str:
+def _join(hosts: Hosts, mine: BridgeFact, name: str) -> str:
     """The command that gives a bridge its uplink: the link that is called like the one here, if it is free."""
-    free = (uplink for uplink in mine.uplinks if (link := case.destination.links.get(uplink)) and not link.master)
+    free = (uplink for uplink in mine.uplinks if (link := hosts.destination.links.get(uplink)) and not link.master)
     return f"ip link set {next(free, 'DEVICE')} master {name}"
 
 
@@ -200,33 +198,33 @@ def _blocked(host: HostView, bridge: BridgeFact) -> str:
     return ", ".join(f"{port.name} {port.state}" for port in ports)
 
 
-def _lesser(case: Case, mine: BridgeFact, bridge: BridgeFact) -> Iterator[Finding]:
+def _lesser(hosts: Hosts, mine: BridgeFact, bridge: BridgeFact) -> Iterator[Finding]:
     """What works there, but not as well as here."""
     if bridge.stp and not mine.stp:
         yield STP.finding(
-            f"The bridge {bridge.name} on {case.there} has STP, and a new port waits before it forwards.",
-            host=case.there,
+            f"The bridge {bridge.name} on {hosts.there} has STP, and a new port waits before it forwards.",
+            host=hosts.there,
             subject=bridge.name,
-            expected=f"no STP, as on {case.here}",
+            expected=f"no STP, as on {hosts.here}",
             found="STP is on",
-            remedy=f"On {case.there}, if nothing can loop: "
+            remedy=f"On {hosts.there}, if nothing can loop: "
             + (
                 f"ovs-vsctl set bridge {bridge.name} stp_enable=false"
                 if bridge.kind == "openvswitch"
                 else f"ip link set {bridge.name} type bridge stp_state 0"
             ),
         )
-    if case.source.bonds and (bond := _bond(case.source, mine)) is not None:
-        yield from _bonds(case, bond, bridge)
-    fast, slow = _speed(case.source, mine), _speed(case.destination, bridge)
+    if hosts.source.bonds and (bond := _bond(hosts.source, mine)) is not None:
+        yield from _bonds(hosts, bond, bridge)
+    fast, slow = _speed(hosts.source, mine), _speed(hosts.destination, bridge)
     if 0 < slow * _SLOWER <= fast:
         yield SPEED.finding(
-            f"The uplink of bridge {bridge.name} is much slower on {case.there}.",
-            host=case.there,
+            f"The uplink of bridge {bridge.name} is much slower on {hosts.there}.",
+            host=hosts.there,
             subject=bridge.name,
-            expected=f"{fast} Mbit/s, as on {case.here}",
+            expected=f"{fast} Mbit/s, as on {hosts.here}",
             found=f"{slow} Mbit/s",
-            remedy=f"On {case.there}: ethtool {bridge.uplinks[0]}; look at cable and switch, or choose another peer",
+            remedy=f"On {hosts.there}: ethtool {bridge.uplinks[0]}; look at cable and switch, or choose another peer",
         )
 
 
@@ -260,25 +258,25 @@ def _dead(host: HostView, bond: BondFact) -> list[str]:
     return [name for name in bond.members if name in links and not links[name].carrier]
 
 
-def _bonds(case: Case, mine: BondFact, bridge: BridgeFact) -> Iterator[Finding]:
-    bond = _bond(case.destination, bridge)
+def _bonds(hosts: Hosts, mine: BondFact, bridge: BridgeFact) -> Iterator[Finding]:
+    bond = _bond(hosts.destination, bridge)
     if bond is None:
         yield BONDS.finding(
-            f"The uplink of bridge {bridge.name} is a single link on {case.there}.",
-            host=case.there,
+            f"The uplink of bridge {bridge.name} is a single link on {hosts.there}.",
+            host=hosts.there,
             subject=bridge.name,
-            expected=f"a bond, as on {case.here} ({', '.join(mine.members)})",
+            expected=f"a bond, as on {hosts.here} ({', '.join(mine.members)})",
             found=", ".join(bridge.uplinks),
-            remedy=f"On {case.there}: make the uplink a bond, in its network configuration",
+            remedy=f"On {hosts.there}: make the uplink a bond, in its network configuration",
         )
-    elif (dead := _dead(case.destination, bond)) and not _dead(case.source, mine):
+    elif (dead := _dead(hosts.destination, bond)) and not _dead(hosts.source, mine):
         yield BONDS.finding(
-            f"The bond {bond.name} below bridge {bridge.name} on {case.there} is not whole.",
-            host=case.there,
+            f"The bond {bond.name} below bridge {bridge.name} on {hosts.there} is not whole.",
+            host=hosts.there,
             subject=bond.name,
             expected=f"{', '.join(bond.members)} with a carrier",
             found=f"{', '.join(dead)} without carrier",
-            remedy=f"On {case.there}: ip link set {dead[0]} up, or look at its cable and switch; "
+            remedy=f"On {hosts.there}: ip link set {dead[0]} up, or look at its cable and switch; "
             f"cat /proc/net/bonding/{bond.name}",
             basis=Basis.COMPARED,
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from kvmigd.checks.view import Case, HostView
+from kvmigd.checks.view import Case, Hosts, HostView
 from kvmigd.model.devices import Nic
+from kvmigd.model.finding import Finding
 from kvmigd.model.links import BridgeFact
 
 
@@ -32,25 +33,46 @@ class Plug(NamedTuple):
         return bridge if bridge is not None and bridge.exists and bridge.is_bridge and bridge.up else None
 
 
-def plugs(case: Case) -> Iterator[Plug]:
-    """One for each interface on a bridge, also by a libvirt network; what libvirt has no bridge for is passed over.
+Judge = Callable[[Hosts, Plug], Iterator[Finding]]
+
+
+def told(case: Case, judge: Judge) -> Iterator[Finding]:
+    """What is told of the guest's interfaces, once for each thing that is wrong.
+
+    `judge` is asked once for all guests that are plugged in alike: it knows nothing of a guest but its plug.
+    """
+    hosts = case.hosts
+    remembered = hosts.remembered
+    before: tuple[Finding, ...] = ()
+    for nic in case.local.guest.nics:
+        key = judge, nic.kind, nic.source, nic.bridge, nic.port, nic.link, nic.vlans, nic.mtu
+        findings = remembered.get(key)
+        if findings is None:
+            plug = plug_of(hosts, nic)
+            findings = remembered[key] = tuple(judge(hosts, plug)) if plug is not None else ()
+        if findings:
+            yield from (finding for finding in findings if finding not in before)
+            before = (*before, *findings)
+
+
+def plug_of(hosts: Hosts, nic: Nic) -> Plug | None:
+    """Where an interface is plugged in, also by a libvirt network; None where libvirt has no bridge for it.
 
     A network that is missing there, or not active, is networks' own business.
     """
-    source, destination = case.hosts.source, case.hosts.destination
-    for nic in case.local.guest.nics:
-        here = there = nic.source
-        if nic.kind == "network":
-            network = destination.networks.get(nic.source)
-            if network is None or not network.active:
-                continue
-            there = network.bridge
-            known = source.networks.get(nic.source)
-            here = nic.bridge or (known.bridge if known is not None else "")
-        elif nic.kind != "bridge":
-            continue
-        if there:
-            yield Plug(nic, here, there, source.bridges.get(here), destination.bridges.get(there))
+    here = there = nic.source
+    if nic.kind == "network":
+        network = hosts.destination.networks.get(nic.source)
+        if network is None or not network.active:
+            return None
+        there = network.bridge
+        known = hosts.source.networks.get(nic.source)
+        here = nic.bridge or (known.bridge if known is not None else "")
+    elif nic.kind != "bridge":
+        return None
+    if not there:
+        return None
+    return Plug(nic, here, there, hosts.source.bridges.get(here), hosts.destination.bridges.get(there))
 
 
 def leads_out(host: HostView, bridge: BridgeFact) -> bool:

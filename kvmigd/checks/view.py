@@ -6,6 +6,7 @@ from functools import cached_property
 
 import msgspec
 
+from kvmigd.model.finding import Finding
 from kvmigd.model.guest import Guest
 from kvmigd.model.host import HostFacts, Look, RemoteFact, ResolvedName
 from kvmigd.model.hypervisor import NetworkFact, SecretFact
@@ -130,6 +131,11 @@ class Hosts(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def frames(self) -> dict[tuple[str, int], FrameProof]:
         """Proofs of network segments by bridge and VLAN."""
         return {(proof.bridge, proof.vlan): proof for proof in self.proofs.frames}
+
+    @cached_property
+    def remembered(self) -> dict[tuple[object, ...], tuple[Finding, ...]]:
+        """What rules have told of things that many guests share, by the rule and the thing."""
+        return {}
 
     @cached_property
     def reversed(self) -> Hosts:
