@@ -206,8 +206,8 @@ def _lost_large(hosts: Hosts, plug: Plug, proof: FrameProof, *, device: str, mtu
         found=f"MTU {mtu} of {device}" if device else proof.text or "none arrived",
         remedy=f"On {hosts.there}: ip link set {device} mtu {proof.mtu}, and in its network configuration"
         if device
-        else f"Look at the switches between {hosts.here} and {_uplinks(plug.theirs)} of {hosts.there}: they must let frames of "
-        f"{proof.mtu} bytes pass",
+        else f"Look at the switches between {hosts.here} and {_uplinks(plug.theirs)} of {hosts.there}: they must let "
+        f"frames of {proof.mtu} bytes pass",
         basis=Basis.PROVED,
         severity=Severity.BLOCK,
         proved_usec=proof.taken_usec,
