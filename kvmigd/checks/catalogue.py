@@ -161,16 +161,23 @@ class Judge:
         return self._all(Scope.PAIR, case, case.hosts.source.unknown | case.hosts.destination.unknown)
 
     def _all(self, scope: Scope, given: Any, unknown: frozenset[str]) -> tuple[Finding, ...]:
-        return tuple(
-            finding for question in questions(scope) for finding in self.answer(question, given, unknown=unknown)
-        )
+        answers = self.answers(questions(scope), given, unknown=unknown)
+        return tuple(finding for found in answers.values() for finding in found)
 
-    def answer(self, question: Question, given: Any, *, unknown: frozenset[str]) -> tuple[Finding, ...]:
-        """What one question finds about what its scope says; it is not asked if it needs an `unknown` subject."""
-        if unknown and not question.subjects.isdisjoint(unknown):
-            return ()
-        found = tuple(question.ask(given))
-        return tuple(self._settled(found)) if found and self._severities else found
+    def answers(
+        self, asked: Iterable[Question], given: Any, *, unknown: frozenset[str]
+    ) -> dict[int, tuple[Finding, ...]]:
+        """What these questions find about what their scope says, by number; those that find nothing are left out.
+
+        A question that needs an `unknown` subject is not asked.
+        """
+        if unknown:
+            asked = (question for question in asked if question.subjects.isdisjoint(unknown))
+        answers = {question.number: found for question in asked if (found := tuple(question.ask(given)))}
+        if self._severities and answers:
+            settled = ((number, tuple(self._settled(found))) for number, found in answers.items())
+            return {number: found for number, found in settled if found}
+        return answers
 
     def _settled(self, findings: Iterable[Finding]) -> Iterator[Finding]:
         for finding in findings:

@@ -56,39 +56,36 @@ class _Part:
     def ask(self, judge: Judge, scope: Scope, given: Any, unknown: frozenset[str]) -> bool:
         """Ask what is to be asked again; returns whether anything is found that was not before."""
         words, self.touched = self.touched, frozenset()
+        before = self.found
         if words is _EVERYTHING:
-            before, self.found = self.found, {}
-        changed = words is _EVERYTHING and self.version == 0
-        for question in questions(scope, None if words is _EVERYTHING else words):
-            found = judge.answer(question, given, unknown=unknown)
-            if words is not _EVERYTHING:
-                if found != self.found.get(question.number, ()):
-                    changed = True
-                if found:
-                    self.found[question.number] = found
-                else:
-                    self.found.pop(question.number, None)
-            elif found:
-                self.found[question.number] = found
-        if words is _EVERYTHING:
-            changed = changed or before != self.found
-        if changed:
-            self.version += 1
-            self.findings = tuple(finding for found in self.found.values() for finding in found)
-            self.severities = 0
-            for finding in self.findings:
-                self.severities |= _BIT[finding.severity]
-        return changed
+            asked = questions(scope)
+            now = judge.answers(asked, given, unknown=unknown)
+        else:
+            asked = questions(scope, words)
+            now = judge.answers(asked, given, unknown=unknown)
+            if before:
+                again = {question.number for question in asked}
+                now |= {number: found for number, found in before.items() if number not in again}
+        if now == before and self.version:
+            return False
+        self.version += 1
+        self.found = now
+        self.findings = tuple(finding for found in now.values() for finding in found)
+        self.severities = 0
+        for finding in self.findings:
+            self.severities |= _BIT[finding.severity]
+        return True
 
 
 class _Peer(_Part):
     """One peer, whatever the guest."""
 
-    __slots__ = ("hosts", "view")
+    __slots__ = ("destination", "hosts", "view")
 
     def __init__(self, view: PeerView) -> None:
         super().__init__()
         self.view = view
+        self.destination: HostView | None = None
         self.hosts: Hosts | None = None
 
 
@@ -141,8 +138,7 @@ class Board:
 
     def own(self, facts: HostFacts, state: HostState, words: frozenset[str]) -> None:
         """This host is another one than before, in what the words say."""
-        contact = self._source
-        self._source = HostView(facts=facts, state=state, other=contact.other, remote=contact.remote)
+        self._source = HostView(facts=facts, state=state)
         for peer in self._peers.values():
             peer.hosts = None
         for guest in self._guests.values():
@@ -331,14 +327,21 @@ class Board:
         if peer.hosts is None:
             view, contact = peer.view, self._evidence.contact(peer.view.name)
             assert view.facts is not None
-            source = self._source
-            if contact.named is not None or contact.remote is not None:
-                source = HostView(facts=source.facts, state=source.state, other=contact.named, remote=contact.remote)
-            peer.hosts = Hosts(
-                source=source,
-                destination=HostView(facts=view.facts, state=view.picture, other=contact.naming),
-                proofs=contact.proofs,
+            source = HostView(
+                facts=self._source.facts, state=self._source.state, other=contact.named, remote=contact.remote
             )
+            # What one view of this host has put in order is in the same order in the next.
+            source.__dict__.update(self._source.__dict__)
+            destination = peer.destination
+            if (
+                destination is None
+                or destination.facts is not view.facts
+                or destination.state is not view.picture
+                or destination.other is not contact.naming
+            ):
+                destination = HostView(facts=view.facts, state=view.picture, other=contact.naming)
+            peer.destination, self._source = destination, source
+            peer.hosts = Hosts(source=source, destination=destination, proofs=contact.proofs)
         return peer.hosts
 
     def _local(self, guest: _Guest) -> Local:

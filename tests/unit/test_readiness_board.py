@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -211,13 +211,13 @@ def test_every_event_is_right_by_itself() -> None:
 def _asked(site: Site, event: str) -> list[Question]:
     """The questions that an event has asked."""
     asked: list[Question] = []
-    answer = Judge.answer
+    answers = Judge.answers
 
-    def counting(judge: Judge, question: Question, given_to: Any, *, unknown: frozenset[str]) -> tuple[Finding, ...]:
-        asked.append(question)
-        return answer(judge, question, given_to, unknown=unknown)
+    def counting(judge: Judge, some: Iterable[Question], *given_to: Any, **how: Any) -> dict[int, tuple[Finding, ...]]:
+        asked.extend(some)
+        return answers(judge, some, *given_to, **how)
 
-    site.board._judge.answer = counting.__get__(site.board._judge)  # type: ignore[method-assign]
+    site.board._judge.answers = counting.__get__(site.board._judge)  # type: ignore[method-assign]
     EVENTS[event](site)
     site.board.work()
     return asked
