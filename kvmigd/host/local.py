@@ -175,7 +175,7 @@ class Host:
     async def examine(self, guests: Sequence[Guest], other: str, *, uri: str = "") -> Examination:
         """What the checks ask about guests on this host beside its picture, as a host that runs or is to run them.
 
-        `other` is the name of the host at the other end, `uri` that of its libvirt, if this is the source. A libvirt
+        `other` is the name of the host at the other end, `uri` that of its libvirt, to be reached from here. A libvirt
         that is away is told as a fact; one that fails in the middle raises HypervisorUnavailable or HypervisorFailed,
         and mounts or links that are not known raise HostUnknown.
         """

@@ -103,4 +103,4 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
     other: ResolvedName | None = None
     """What the other host's name resolves to."""
     remote: RemoteFact | None = None
-    """None where it was not asked (on the destination)."""
+    """Whether the other host's libvirt is reached from here; None where it was not asked."""

@@ -9,7 +9,10 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that was tried. `problem` is empty when it went as it must."""
 
     problem: str = ""
-    """Why it is not proved, as one word that rules decide on; each kind names its own."""
+    """Why it is not proved, as one word that rules decide on; each kind names its own.
+
+    `failed` and `no-answer` say nothing of what was to be proved: trying itself came to nothing.
+    """
     text: str = ""
     """The same as a phrase for people."""
     taken_usec: int = 0
@@ -94,7 +97,10 @@ class TlsProof(Proof, frozen=True, kw_only=True):
 
 
 class Throughput(Proof, frozen=True, kw_only=True):
-    """How fast the path to the peer is for one TCP stream, measured by a short burst. Problems: failed."""
+    """How fast the path to the peer is for one TCP stream, measured by a short burst.
+
+    Problems: lost (a connection stands, and no data arrives), busy (another burst takes its time), failed.
+    """
 
     rate: int = 0
     """Bytes a second."""

@@ -28,8 +28,8 @@ class LocalHost(Protocol):
     def on_facts(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever `facts` may have changed."""
 
-    async def examine(self, guests: Sequence[Guest], other: str) -> Examination:
-        """Look at guests that run on the peer called `other` and may come here."""
+    async def examine(self, guests: Sequence[Guest], other: str, *, uri: str = "") -> Examination:
+        """Look at guests that run on the peer called `other` and may come here; `uri` is that of its libvirt."""
 
     async def whereabouts(self, uuid: str) -> Whereabouts:
         """Where the guest stands on this host, asked of libvirt now."""

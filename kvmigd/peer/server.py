@@ -258,7 +258,7 @@ class PeerServer:
 
     async def _examine(self, request: web.Request, peer: Peer) -> Examination:
         message = await self._read(request, wire.ExamineRequest)
-        found = await self._local.examine(message.guests, peer.name)
+        found = await self._local.examine(message.guests, peer.name, uri=peer.uri)
         # What the rules know of this host they have from the watch stream: it shall not be older than this answer.
         return msgspec.structs.replace(found, told=self._broadcast.catch_up())
 

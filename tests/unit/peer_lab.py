@@ -241,7 +241,7 @@ class MadeUpHost:
         for listener in self.listeners:
             listener()
 
-    async def examine(self, guests: Sequence[Guest], other: str) -> Examination:
+    async def examine(self, guests: Sequence[Guest], other: str, *, uri: str = "") -> Examination:
         self.seen_from.append(other)
         if any(guest.name == "broken" for guest in guests):
             raise RuntimeError("a defect")
