@@ -50,7 +50,7 @@ docs: $(VENV)/.done
 	$(BIN)/kvmigctl explain --markdown > docs/checks.md
 
 bench: $(VENV)/.done
-	@test -n "$(NAME)" || { echo "usage: make bench NAME=overhead|idle|loss|events|truth"; exit 2; }
+	@test -n "$(NAME)" || { echo "usage: make bench NAME=overhead|idle|loss|events|truth|check|readiness"; exit 2; }
 	$(BIN)/python -m tests.lab prepare
 	$(BIN)/python -m tests.bench.$(NAME)
 
@@ -58,7 +58,7 @@ bench: $(VENV)/.done
 # Packages that bring these themselves say DEPENDENCIES=no.
 DEPENDENCIES ?= yes
 install:
-	install -d $(DESTDIR)$(LIB)/bin $(TARGET)/bin $(TARGET)/lib/systemd/system
+	install -d $(DESTDIR)$(LIB)/bin $(TARGET)/bin $(TARGET)/lib/systemd/system $(TARGET)/lib/systemd/catalog
 	install -d $(TARGET)/share/dbus-1/system.d $(TARGET)/share/dbus-1/system-services $(TARGET)/share/dbus-1/interfaces
 	install -d $(TARGET)/share/polkit-1/actions $(TARGET)/share/man/man1 $(TARGET)/share/man/man8
 	install -d -m 755 $(DESTDIR)/etc/kvmigd/peers.d
@@ -73,6 +73,7 @@ install:
 	for unit in kvmigd.service kvmigd-evacuate.service kvmigd-storage.socket kvmigd-storage@.service; do \
 	  sed 's|@PREFIX@|$(PREFIX)|g; s|@PYTHON@|$(HOST_PYTHON)|g' data/systemd/$$unit \
 	    > $(TARGET)/lib/systemd/system/$$unit; done
+	install -m 644 data/systemd/kvmigd.catalog $(TARGET)/lib/systemd/catalog/
 	install -m 644 data/dbus/org.kvmigd1.conf $(TARGET)/share/dbus-1/system.d/
 	install -m 644 data/dbus/org.kvmigd1.service $(TARGET)/share/dbus-1/system-services/
 	install -m 644 data/dbus/org.kvmigd1.*.xml $(TARGET)/share/dbus-1/interfaces/
@@ -84,6 +85,7 @@ uninstall:
 	rm -rf $(DESTDIR)$(LIB)
 	rm -f $(TARGET)/bin/kvmigctl $(TARGET)/share/dbus-1/*/org.kvmigd1*
 	rm -f $(addprefix $(TARGET)/lib/systemd/system/kvmigd,.service -evacuate.service -storage.socket -storage@.service)
+	rm -f $(TARGET)/lib/systemd/catalog/kvmigd.catalog
 	rm -f $(TARGET)/share/polkit-1/actions/org.kvmigd1.policy
 	rm -f $(TARGET)/share/man/man1/kvmigctl.1 $(TARGET)/share/man/man8/kvmigd.8
 
