@@ -240,26 +240,23 @@ def _line(row: Row) -> list[str]:
     return [situation.name, _expected(situation), check, said[:240], row.judged(), f"{row.proved.ms:.0f}", virsh_ms]
 
 
-def details(rows: Iterable[Row]) -> str:
-    """Everything that was seen, one situation a line of JSON."""
-    lines = []
-    for row in rows:
-        said = {
-            "situation": row.situation.name,
-            "about": row.situation.about,
-            "left_out": row.situation.left_out,
-            "error": row.error,
-            "judged": row.judged(),
-            "expected": _expected(row.situation),
-            "verdict": row.proved.verdict,
-            "verdict_without_proofs": row.compared.verdict,
-            "findings": [dataclasses.asdict(finding) for finding in row.proved.findings],
-            "virsh": dataclasses.asdict(row.outcome) if row.outcome else None,
-            "check_ms": round(row.proved.ms, 1),
-            "settled_ms": round(row.settled_ms, 1),
-        }
-        lines.append(json.dumps(said))
-    return "\n".join(lines) + "\n"
+def details(row: Row) -> str:
+    """Everything that was seen, as a line of JSON."""
+    said = {
+        "situation": row.situation.name,
+        "about": row.situation.about,
+        "left_out": row.situation.left_out,
+        "error": row.error,
+        "judged": row.judged(),
+        "expected": _expected(row.situation),
+        "verdict": row.proved.verdict,
+        "verdict_without_proofs": row.compared.verdict,
+        "findings": [dataclasses.asdict(finding) for finding in row.proved.findings],
+        "virsh": dataclasses.asdict(row.outcome) if row.outcome else None,
+        "check_ms": round(row.proved.ms, 1),
+        "settled_ms": round(row.settled_ms, 1),
+    }
+    return json.dumps(said) + "\n"
 
 
 def show(rows: Iterable[Row], *, console: Console) -> None:
@@ -323,16 +320,16 @@ def main() -> None:
     """Make them all, and tell."""
     console = Console(width=200)
     rows: list[Row] = []
-    with held() as lab:
+    with held() as lab, Path(os.environ.get("DETAILS") or os.devnull).open("w", encoding="utf-8") as file:
         ground = Ground(lab)
         ground.reset()
         for situation in chosen():
             rows.append(run(ground, situation))
+            file.write(details(rows[-1]))
+            file.flush()
             line = _line(rows[-1])
             console.print(f"{line[0]}: {line[4]}" + (f" ({line[3]})" if rows[-1].error else ""), markup=False)
     show(rows, console=console)
-    if path := os.environ.get("DETAILS"):
-        Path(path).write_text(details(rows), encoding="utf-8")
     found, baseline = figures(rows)
     tell(
         "truth",
