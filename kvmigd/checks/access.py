@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterator
 
 from kvmigd.checks.check import Check
-from kvmigd.checks.needs import Need, is_common, mount_of, needs
+from kvmigd.checks.needs import Need, rows
+from kvmigd.checks.places import Place
 from kvmigd.checks.rule import Scope, rule
 from kvmigd.checks.view import Case
 from kvmigd.model.finding import Basis, Finding, Severity
 from kvmigd.model.hypervisor import QemuSettings
-from kvmigd.model.mounts import MountFact, MountKind
+from kvmigd.model.mounts import MountKind
 from kvmigd.model.storage import PathFact
 
 ACCESS = Check(
@@ -28,12 +28,9 @@ ACCESS = Check(
 @rule(Scope.PAIR, reads="guest look mounts hypervisor proofs", tells=(ACCESS,))
 def storage_access(case: Case) -> Iterator[Finding]:
     """QEMU's user on the destination can read the guest's files, and write to its disks."""
-    if case.look is None:
-        return
-    there, proofs = case.paths_there, case.hosts.storage
+    proofs = case.hosts.storage
     barred: list[str] = []
-    for need in needs(case.local):
-        fact = there.get(need.path)
+    for need, _mine, _here, fact, there in rows(case):
         if fact is None:
             continue
         if fact.barred:
@@ -41,14 +38,16 @@ def storage_access(case: Case) -> Iterator[Finding]:
                 barred.append(fact.barred)
                 yield _barred(case, need, fact.barred)
         elif fact.readable is False or (need.written and fact.writable is False):
-            yield from _refused(case, need, fact)
+            yield from _refused(case, need, fact, there)
         elif proofs and fact.readable is None:
-            proof = proofs.get(posixpath.dirname(need.path))
+            proof = proofs.get(need.folder)
             if proof is not None and proof.problem == "denied" and proof.folder not in barred:
                 barred.append(proof.folder)
                 yield _barred(case, need, proof.folder, text=proof.text, proved_usec=proof.taken_usec)
     if not barred:
-        yield from _numbers(case)
+        mine, theirs = case.source.state.hypervisor.settings, case.destination.state.hypervisor.settings
+        if mine.uid != theirs.uid or mine.gid != theirs.gid:
+            yield from _numbers(case, mine, theirs)
 
 
 def _user(settings: QemuSettings) -> str:
@@ -70,14 +69,13 @@ def _barred(case: Case, need: Need, folder: str, *, text: str = "", proved_usec:
     )
 
 
-def _refused(case: Case, need: Need, fact: PathFact) -> Iterator[Finding]:
+def _refused(case: Case, need: Need, fact: PathFact, place: Place | None) -> Iterator[Finding]:
     """What QEMU's user may not do now; where libvirt changes owners that is no matter, if its server lets root."""
     settings = case.destination.state.hypervisor.settings
-    mount = mount_of(case.destination, fact)
-    if need.written and fact.readable is not False and mount is not None and _is_readonly(mount):
+    if need.written and fact.readable is not False and place is not None and place.readonly:
         return  # storage.readonly says so
     given = settings.dynamic_ownership and need.what != "firmware"
-    if given and (mount is None or mount.kind is not MountKind.NETWORK):
+    if given and (place is None or place.mount.kind is not MountKind.NETWORK):
         return
     does = "read" if fact.readable is False else "write to"
     owner = f"{fact.uid}:{fact.gid} {fact.mode:04o}"
@@ -96,24 +94,12 @@ def _refused(case: Case, need: Need, fact: PathFact) -> Iterator[Finding]:
     )
 
 
-def _is_readonly(mount: MountFact) -> bool:
-    return "ro" in mount.options or "ro" in mount.super_options
-
-
-def _numbers(case: Case) -> Iterator[Finding]:
-    """Whether QEMU's user has the same numbers on both hosts; it only matters for files that both have."""
-    mine, theirs = case.source.state.hypervisor.settings, case.destination.state.hypervisor.settings
-    if (mine.uid, mine.gid) == (theirs.uid, theirs.gid) or min(mine.uid, theirs.uid) < 0 or mine.problem:
+def _numbers(case: Case, mine: QemuSettings, theirs: QemuSettings) -> Iterator[Finding]:
+    """QEMU's user has other numbers there; it only matters for files that both have."""
+    if mine.problem or theirs.problem or min(mine.uid, theirs.uid) < 0:
         return
-    if theirs.problem:
-        return
-    there = case.paths_there
-    for need in needs(case.local):
-        fact = there.get(need.path)
-        if not need.written or fact is None or fact.is_block or fact.writable:
-            continue
-        mount = mount_of(case.destination, fact)
-        if mount is None or not is_common(mount):
+    for need, _mine, _here, fact, there in rows(case):
+        if not need.written or fact is None or fact.is_block or fact.writable or there is None or not there.common:
             continue
         yield ACCESS.finding(
             f"QEMU's user has other numbers on {case.there} than on {case.here}: the owner of {need.path} changes on "

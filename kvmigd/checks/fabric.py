@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kvmigd.checks.check import Check
-from kvmigd.checks.needs import mount_of, needs
+from kvmigd.checks.needs import needs
+from kvmigd.checks.places import mount_of
 from kvmigd.checks.rule import Scope, rule
 from kvmigd.checks.sameness import device_at, disks_below, identity
 from kvmigd.checks.view import Case, Hosts, HostView, Local

@@ -6,7 +6,8 @@ import posixpath
 from collections.abc import Iterator
 
 from kvmigd.checks.check import Check, Way
-from kvmigd.checks.needs import containing, is_common, quoted, version_of
+from kvmigd.checks.needs import quoted, version_of
+from kvmigd.checks.places import containing, is_common
 from kvmigd.checks.rule import Scope, rule
 from kvmigd.checks.view import Case, HostView, Local
 from kvmigd.model.devices import Firmware, Tpm

@@ -6,7 +6,8 @@ import posixpath
 from collections.abc import Iterator
 
 from kvmigd.checks.check import Check, Way
-from kvmigd.checks.needs import containing, copied, name_of, quoted
+from kvmigd.checks.needs import copied, name_of, quoted
+from kvmigd.checks.places import containing
 from kvmigd.checks.rule import Scope, rule
 from kvmigd.checks.view import Case, Local
 from kvmigd.model.finding import Basis, Finding, Severity

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from functools import lru_cache
 
 from kvmigd.checks.check import Check
-from kvmigd.checks.needs import containing, described, is_common, mount_command, mount_of, needs
+from kvmigd.checks.needs import rows
+from kvmigd.checks.places import Place, containing, described, mount_command
 from kvmigd.checks.rule import Scope, rule
 from kvmigd.checks.view import Case, Hosts, HostView
 from kvmigd.model.finding import Finding, Severity
@@ -53,39 +53,28 @@ ROOM = 64 << 20
 FILES = 128
 """Files that must be left."""
 _FOLDERS = ("/var/lib/libvirt/qemu", "/var/log/libvirt/qemu", "/run/libvirt/qemu")
-_FLAGS = ("soft", "softerr", "nolock", "nobrl")
-_VALUES = ("vers", "sec", "local_lock", "context")
-_USUAL = ("local_lock=none", "sec=sys")
 
 
 @rule(Scope.PAIR, reads="guest look mounts", tells=(READONLY, OPTIONS, PERSISTENT))
 def mounted_alike(case: Case) -> Iterator[Finding]:
     """The storage of the guest's disks is mounted on the destination for good, writable, and with the same options."""
-    if case.look is None:
-        return
-    here, there = case.paths_here, case.paths_there
     told: list[str] = []
-    for need in needs(case.local):
-        if need.disk is None:
+    for need, _mine, here, fact, there in rows(case):
+        if need.disk is None or there is None or fact is None or not fact.exists or fact.is_block:
             continue
-        fact, mine = there.get(need.path), here.get(need.path)
-        if fact is None or not fact.exists or fact.is_block:
+        differs = here is not None and here.common and here.options != there.options
+        by_hand = there.mount.persistence is Persistence.HAND
+        if not (there.readonly and need.written) and not (there.common and (by_hand or differs)):
             continue
-        mount = mount_of(case.destination, fact)
-        if mount is None or mount.point in told:
+        if there.mount.point in told:
             continue
-        if need.written and ("ro" in mount.options or "ro" in mount.super_options):
-            told.append(mount.point)
-            yield _readonly(case, mount, f"{need.path} ({need.what})")
-        elif is_common(mount):
-            other = mount_of(case.source, mine) if mine is not None else None
-            if mount.persistence is Persistence.HAND:
-                told.append(mount.point)
-                yield _by_hand(case, mount)
-            if other is not None and other.super_options != mount.super_options and is_common(other):
-                if mount.point not in told:
-                    told.append(mount.point)
-                yield from _options(case, other, mount)
+        told.append(there.mount.point)
+        if there.readonly and need.written:
+            yield _readonly(case, there.mount, f"{need.path} ({need.what})")
+        if by_hand and there.common:
+            yield _by_hand(case, there.mount)
+        if here is not None and differs and there.common:
+            yield _options(case, here, there)
 
 
 def _readonly(case: Case, mount: MountFact, what: str) -> Finding:
@@ -113,29 +102,15 @@ def _by_hand(case: Case, mount: MountFact) -> Finding:
     )
 
 
-@lru_cache(1024)
-def relevant(options: tuple[str, ...]) -> frozenset[str]:
-    """The options that matter for disks; what is usual is left out."""
-    found = set()
-    for one in options:
-        key = one.partition("=")[0]
-        if key in _FLAGS or (key in _VALUES and one not in _USUAL):
-            found.add(one)
-    return frozenset(found)
-
-
-def _options(case: Case, mine: MountFact, theirs: MountFact) -> Iterator[Finding]:
-    one, other = relevant(mine.super_options), relevant(theirs.super_options)
-    if one == other:
-        return
-    differing = sorted({word.partition("=")[0] for word in one ^ other})
-    yield OPTIONS.finding(
-        f"{theirs.point} is mounted with other options on {case.there} ({', '.join(differing)}).",
+def _options(case: Case, mine: Place, theirs: Place) -> Finding:
+    differing = ", ".join(sorted({word.partition("=")[0] for word in mine.options ^ theirs.options}))
+    return OPTIONS.finding(
+        f"{theirs.mount.point} is mounted with other options on {case.there} ({differing}).",
         host=case.there,
-        subject=theirs.point,
-        expected=",".join(sorted(one - other)) or f"without {', '.join(differing)}",
-        found=",".join(sorted(other - one)) or f"without {', '.join(differing)}",
-        remedy=f"On {case.there}: {mount_command(mine, over=theirs)}, and the same in /etc/fstab",
+        subject=theirs.mount.point,
+        expected=",".join(sorted(mine.options - theirs.options)) or f"without {differing}",
+        found=",".join(sorted(theirs.options - mine.options)) or f"without {differing}",
+        remedy=f"On {case.there}: {mount_command(mine.mount, over=theirs.mount)}, and the same in /etc/fstab",
     )
 
 

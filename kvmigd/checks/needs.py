@@ -1,19 +1,19 @@
-"""What a guest needs of its hosts' storage: paths, what each is for, and where it lies now."""
+"""What a guest needs of its hosts' storage: paths, what each is for, and what the hosts say of it."""
 
 from __future__ import annotations
 
+import posixpath
 import shlex
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import msgspec
 
-from kvmigd.checks.view import HostView, Local
+from kvmigd.checks.places import Place, is_common, place_of
+from kvmigd.checks.view import Case, Local
 from kvmigd.model.guest import Disk, Guest
-from kvmigd.model.mounts import MountFact, MountKind
 from kvmigd.model.storage import PathFact
 
-_OPTIONS = ("vers", "soft", "softerr", "nolock", "sec", "context", "local_lock", "fs", "fsid", "subdir")
-"""Options without which a mount is another one, or behaves like another one; the rest is the kernel's own choice."""
 _MEDIA = ("cdrom", "floppy")
 
 
@@ -21,6 +21,7 @@ class Need(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One path that QEMU opens."""
 
     path: str
+    folder: str
     what: str
     """vda, backing file of vda, cdrom sda, boot file …"""
     disk: Disk | None = None
@@ -59,11 +60,66 @@ def _needs(local: Local) -> Iterator[Need]:
             seen.add(path)
             top = path == disk.paths[0]
             what = name if top else f"data file of {name}" if path in data else f"backing file of {name}"
-            yield Need(path=path, what=what, disk=disk, top=top, written=(top or path in data) and not disk.readonly)
+            folder = posixpath.dirname(path)
+            yield Need(
+                path=path,
+                folder=folder,
+                what=what,
+                disk=disk,
+                top=top,
+                written=(top or path in data) and not disk.readonly,
+            )
     for path in (*local.guest.files, *local.guest.firmware.acpi_tables):
         if path not in seen:
             seen.add(path)
-            yield Need(path=path, what="firmware" if path == local.guest.firmware.loader else "boot file")
+            what = "firmware" if path == local.guest.firmware.loader else "boot file"
+            yield Need(path=path, folder=posixpath.dirname(path), what=what)
+
+
+class Seen(NamedTuple):
+    """A need, and what one host says of it."""
+
+    need: Need
+    fact: PathFact
+    place: Place | None
+
+
+class Row(NamedTuple):
+    """A need, and what both hosts say of it."""
+
+    need: Need
+    mine: PathFact | None
+    here: Place | None
+    theirs: PathFact | None
+    there: Place | None
+
+
+def seen(local: Local) -> tuple[Seen, ...]:
+    """What the guest's host says of all needs that it has looked at."""
+    known: tuple[Seen, ...] | None = local.__dict__.get("_seen")
+    if known is None:
+        facts = [(need, local.paths_here.get(need.path)) for need in needs(local)]
+        known = local.__dict__["_seen"] = tuple(
+            Seen(need, fact, place_of(local.source, fact)) for need, fact in facts if fact is not None
+        )
+    return known
+
+
+def rows(case: Case) -> tuple[Row, ...]:
+    """What both hosts say of all needs; nothing where the destination has not been asked. Put together once a case."""
+    known: tuple[Row, ...] | None = case.__dict__.get("_rows")
+    if known is None:
+        known = case.__dict__["_rows"] = tuple(_rows(case)) if case.look is not None else ()
+    return known
+
+
+def _rows(case: Case) -> Iterator[Row]:
+    here = {one.need.path: one for one in seen(case.local)}
+    there, host = case.paths_there, case.destination
+    for need in needs(case.local):
+        mine, theirs = here.get(need.path), there.get(need.path)
+        place = None if theirs is None else place_of(host, theirs)
+        yield Row(need, mine and mine.fact, mine and mine.place, theirs, place)
 
 
 def _chain(disk: Disk, facts: dict[str, PathFact]) -> Iterator[str]:
@@ -91,58 +147,6 @@ def copied(local: Local, disk: Disk) -> bool:
 def name_of(disk: Disk) -> str:
     """What people call a disk."""
     return disk.target if disk.device == "disk" else f"{disk.device} {disk.target}"
-
-
-def is_common(mount: MountFact) -> bool:
-    """Whether several hosts can have it: by a network, or as a cluster."""
-    return mount.shared or mount.kind is MountKind.NETWORK or mount.kind is MountKind.CLUSTER
-
-
-def mount_of(host: HostView, fact: PathFact) -> MountFact | None:
-    """The mount on which a path ends, as it is now: where a link leads elsewhere, that of the file itself."""
-    mount = fact.mount
-    if mount is None:
-        return None
-    if fact.device != mount.device and fact.device and mount.device and not fact.is_block:
-        # btrfs and overlay give files numbers that no mount has, and then the path says where they are
-        mount = _by_device(host).get(fact.device, mount)
-    return host.mounts.get(mount.key, mount)
-
-
-def _by_device(host: HostView) -> dict[str, MountFact]:
-    known: dict[str, MountFact] | None = host.__dict__.get("_mounts_by_device")
-    if known is None:
-        known = {mount.device: mount for mount in reversed(host.state.mounts.mounts) if not mount.covered}
-        host.__dict__["_mounts_by_device"] = known
-    return known
-
-
-def containing(host: HostView, path: str) -> MountFact | None:
-    """The mount that a path is on, whether the path is there or not."""
-    best: MountFact | None = None
-    for mount in host.state.mounts.mounts:
-        inside = path == mount.point or path.startswith(f"{mount.point.rstrip('/')}/")
-        if inside and not mount.covered and (best is None or len(mount.point) >= len(best.point)):
-            best = mount
-    return best
-
-
-def described(mount: MountFact) -> str:
-    """A mount for people."""
-    root = f" {mount.root}" if mount.root != "/" else ""
-    return f"{mount.source}{root} ({mount.fs_type}) on {mount.point}"
-
-
-def mount_command(mount: MountFact, *, over: MountFact | None = None) -> str:
-    """The command that mounts the same; `over` is what is mounted at that place instead."""
-    command = f"mount -t {mount.fs_type.removeprefix('fuse.')}"
-    options = [one for one in mount.super_options if one.partition("=")[0] in _OPTIONS]
-    if options:
-        command += f" -o {shlex.quote(','.join(options))}"
-    command += f" {shlex.quote(mount.source)} {shlex.quote(mount.point)}"
-    if over is not None and over.point == mount.point:
-        return f"umount {shlex.quote(mount.point)} && {command}"
-    return command
 
 
 def listed(names: Iterable[str], *, most: int = 3) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import posixpath
 import re
 from enum import StrEnum
+from typing import NamedTuple
 
-from kvmigd.checks.view import HostView
+from kvmigd.checks.view import Hosts, HostView
 from kvmigd.host.storage.filesystems import split_source
 from kvmigd.model.mounts import MountFact
 from kvmigd.model.storage import BlockDevice, DeviceKind, FileSystemIdentity, PathFact
@@ -31,20 +32,47 @@ class Sameness(StrEnum):
     """Neither can be told: one of the two does not say enough of itself."""
 
 
-def of_files(
-    path: str, mine: tuple[HostView, PathFact, MountFact], theirs: tuple[HostView, PathFact, MountFact]
-) -> Sameness:
+class _Compared(NamedTuple):
+    """What two mounts are to each other, whatever path on them is asked about."""
+
+    mine: MountFact
+    theirs: MountFact
+    """Kept, so that their numbers (`id`) stay theirs."""
+    systems: Sameness
+    places: bool
+    """A path leads to the same place in both."""
+    numbers: bool
+    """The file systems have the same number, and so have files in them."""
+
+
+_COMPARED_LIMIT = 4096
+
+
+def of_files(path: str, hosts: Hosts, mine: tuple[PathFact, MountFact], theirs: tuple[PathFact, MountFact]) -> Sameness:
     """Whether a file on a mount of one host is the file at the same path of the other."""
-    one, other = identity(mine[0], mine[2]), identity(theirs[0], theirs[2])
-    found = of_filesystems(one, other)
-    if found is Sameness.DIFFERENT:
-        return found
-    if _place(path, mine[2], one) == _place(path, theirs[2], other):
-        return found
+    known: dict[tuple[int, int], _Compared] = hosts.__dict__.setdefault("_compared", {})
+    key = id(mine[1]), id(theirs[1])
+    found = known.get(key)
+    if found is None:
+        if len(known) >= _COMPARED_LIMIT:
+            known.clear()
+        found = known[key] = _compared(path, hosts, mine[1], theirs[1])
+    if found.systems is Sameness.DIFFERENT or found.places:
+        return found.systems
     # Servers show one folder under several names (NFS 3 and 4), but a file's number is the same under all of them.
-    if one.uuid and one.uuid == other.uuid and mine[1].inode and mine[1].inode == theirs[1].inode:
-        return Sameness.SAME
-    return Sameness.DIFFERENT
+    same = found.numbers and bool(mine[0].inode) and mine[0].inode == theirs[0].inode
+    return Sameness.SAME if same else Sameness.DIFFERENT
+
+
+def _compared(path: str, hosts: Hosts, mine: MountFact, theirs: MountFact) -> _Compared:
+    one, other = identity(hosts.source, mine), identity(hosts.destination, theirs)
+    return _Compared(
+        mine,
+        theirs,
+        of_filesystems(one, other),
+        _place(path, mine, one) == _place(path, theirs, other),
+        bool(one.uuid) and one.uuid == other.uuid,
+    )
 
 
 def identity(host: HostView, mount: MountFact) -> FileSystemIdentity:

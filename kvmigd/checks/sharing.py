@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kvmigd.checks.check import Check, Way
-from kvmigd.checks.needs import copied, described, is_common, mount_of, name_of, quoted
+from kvmigd.checks.needs import copied, name_of, quoted
+from kvmigd.checks.places import described, is_common, mount_of
 from kvmigd.checks.rule import Scope, rule
 from kvmigd.checks.view import Local
 from kvmigd.model.finding import Basis, Finding, Severity

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import msgspec
 
 from kvmigd.checks.check import Check, Way
-from kvmigd.checks.needs import Need, described, is_common, listed, mount_command, mount_of, needs, quoted
+from kvmigd.checks.needs import Need, Row, listed, quoted, rows, seen
+from kvmigd.checks.places import Place, described, is_common, mount_command, mount_of
 from kvmigd.checks.rule import Scope, rule
 from kvmigd.checks.sameness import Sameness, called, of_devices, of_files
 from kvmigd.checks.view import Case, HostView, Local
@@ -45,48 +46,36 @@ SAME = Check(
 )
 FOLDERS_UNPROVED = frozenset({"unwritable", "failed", "missing", "denied"})
 """Problems of a nonce that say nothing of whether it is the same folder."""
-_UNTOLD = "whether it answers is not known"
-"""How a mount's problem begins where nobody could ask it."""
 
 
 @rule(Scope.GUEST, reads="guest look mounts", tells=(HANGS,))
 def storage_hangs_here(local: Local) -> Iterator[Finding]:
     """The storage of the guest's disks answers on its host."""
-    if local.look is not None:
-        for need in needs(local):
-            fact = local.paths_here.get(need.path)
-            if fact is not None and (problem := _hanging(local.source, fact)):
-                yield _hangs(local.source, fact, problem)
-                return
+    for _need, fact, place in seen(local):
+        if fact.hangs or (place is not None and place.problem):
+            yield _hangs(local.source, fact, _hanging(fact, place))
+            return
 
 
 @rule(Scope.PAIR, reads="guest look mounts proofs", tells=(HANGS,))
 def storage_hangs(case: Case) -> Iterator[Finding]:
     """The storage of the guest's disks answers on the destination."""
-    if case.look is None:
-        return
-    there, proofs = case.paths_there, case.hosts.storage
-    for need in needs(case.local):
-        fact = there.get(need.path)
+    proofs = case.hosts.storage
+    for need, _mine, _here, fact, place in rows(case):
         if fact is None:
             continue
-        if problem := _hanging(case.destination, fact):
-            yield _hangs(case.destination, fact, problem)
+        if fact.hangs or (place is not None and place.problem):
+            yield _hangs(case.destination, fact, _hanging(fact, place))
             return
-        proof = proofs.get(posixpath.dirname(need.path)) if proofs else None
+        proof = proofs.get(need.folder) if proofs else None
         if proof is not None and proof.problem == "hangs":
             yield _hangs(case.destination, fact, proof.text, proved_usec=proof.taken_usec)
             return
 
 
-def _hanging(host: HostView, fact: PathFact) -> str:
+def _hanging(fact: PathFact, place: Place | None) -> str:
     """Why the path's storage does not answer; empty where it does."""
-    if fact.hangs:
-        return fact.problem or "it did not answer"
-    mount = mount_of(host, fact)
-    if mount is not None and mount.problem and not mount.problem.startswith(_UNTOLD):
-        return mount.problem
-    return ""
+    return (place.problem if place is not None else "") or (fact.problem or "no answer" if fact.hangs else "")
 
 
 def _hangs(host: HostView, fact: PathFact, problem: str, *, proved_usec: int = 0) -> Finding:
@@ -109,36 +98,29 @@ def _hangs(host: HostView, fact: PathFact, problem: str, *, proved_usec: int = 0
 @rule(Scope.PAIR, reads="guest look mounts", tells=(PATH,))
 def storage_path(case: Case) -> Iterator[Finding]:
     """Every disk, backing file, medium and boot file of the guest exists on the destination, at the same path."""
-    if case.look is None:
-        return
-    there = case.paths_there
-    for need in needs(case.local):
-        fact = there.get(need.path)
-        if fact is None or not fact.exists:
+    for row in rows(case):
+        if row.theirs is None or not row.theirs.exists:
             yield from _missing(case)
             return
 
 
 def _missing(case: Case) -> Iterator[Finding]:
     """What is missing; several files of one mount are one finding."""
-    there, here = case.paths_there, case.paths_here
-    groups: dict[tuple[str, str], list[Need]] = {}
-    for need in needs(case.local):
-        fact, mine = there.get(need.path), here.get(need.path)
-        if fact is not None and (fact.exists or fact.readable or _hanging(case.destination, fact)):
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows(case):
+        need, _mine, here, fact, there = row
+        if fact is not None and (fact.exists or fact.readable or _hanging(fact, there)):
             continue
-        if need.what == "firmware" and case.guest.firmware.loader:
+        if need.what == "firmware":
             continue  # firmware.loader says which package it comes from
-        mount = mount_of(case.source, mine) if mine is not None else None
-        place = "" if need.is_medium or mount is None or not is_common(mount) else mount.point
-        groups.setdefault((place, "" if place else need.path), []).append(need)
+        point = "" if need.is_medium or here is None or not here.common else here.mount.point
+        groups.setdefault((point, "" if point else need.path), []).append(row)
     for group in groups.values():
         yield _missing_finding(case, group)
 
 
-def _missing_finding(case: Case, group: list[Need]) -> Finding:
-    need = group[0]
-    fact, mine = case.paths_there.get(need.path), case.paths_here.get(need.path)
+def _missing_finding(case: Case, group: list[Row]) -> Finding:
+    need, mine, _here, fact, _there = group[0]
     problem = (fact.problem if fact else "") or "missing"
     severity, tail = Severity.BLOCK, ""
     if need.is_medium and need.disk is not None and need.disk.startup in ("optional", "requisite"):
@@ -148,23 +130,22 @@ def _missing_finding(case: Case, group: list[Need]) -> Finding:
         # root is nobody on a server that squashes it, and the guest runs with what root cannot see
         severity, tail = Severity.WARN, f"; nor can root on {case.here}, where the guest runs"
     more = f" and {len(group) - 1} more" if len(group) > 1 else ""
-    what = listed([one.what for one in group])
+    what = listed([row.need.what for row in group])
     finding = PATH.finding(
         f"{need.path}{more} ({what}) {'are' if more else 'is'} not there on {case.there}{tail}.",
         host=case.there,
         subject=need.path,
         expected=f"the file{'s' if more else ''} that {case.here} has",
         found=problem,
-        remedy=_remedy(case, need),
+        remedy=_remedy(case, group[0]),
         severity=severity,
     )
     return finding if need.disk is not None and not need.is_medium else msgspec.structs.replace(finding, ways=())
 
 
-def _remedy(case: Case, need: Need) -> str:
-    fact, mine = case.paths_there.get(need.path), case.paths_here.get(need.path)
-    mount = mount_of(case.source, mine) if mine is not None else None
-    now = mount_of(case.destination, fact) if fact is not None else None
+def _remedy(case: Case, row: Row) -> str:
+    need, _mine, here, _theirs, there = row
+    mount, now = (None if place is None else place.mount for place in (here, there))
     eject = ""
     if need.is_medium and need.disk is not None:
         eject = f"On {case.here}: virsh change-media {quoted(case.guest)} {need.disk.target} --eject; or "
@@ -173,7 +154,7 @@ def _remedy(case: Case, need: Need) -> str:
     same = now is not None and (now.source, now.root, now.point) == (mount.source, mount.root, mount.point)
     if same:
         return (
-            f"{eject}{'on' if eject else 'On'} {case.there}: ls -l {posixpath.dirname(need.path)}; the storage is "
+            f"{eject}{'on' if eject else 'On'} {case.there}: ls -l {need.folder}; the storage is "
             "mounted, but does not have it"
         )
     command = mount_command(mount, over=now)
@@ -183,27 +164,28 @@ def _remedy(case: Case, need: Need) -> str:
 @rule(Scope.PAIR, reads="guest look mounts storage proofs", tells=(SAME,))
 def storage_same(case: Case) -> Iterator[Finding]:
     """What lies at the paths of the guest's disks is the same storage on both hosts."""
-    if case.look is None:
-        return
-    here, there = case.paths_here, case.paths_there
-    told: set[tuple[str, str]] = set()
-    for need in needs(case.local):
-        mine, theirs = here.get(need.path), there.get(need.path)
+    proofs = case.hosts.storage
+    told: list[tuple[str, str]] = []
+    for need, mine, here, theirs, there in rows(case):
         if mine is None or theirs is None or not mine.exists or not theirs.exists:
             continue
         if mine.is_block or theirs.is_block:
             yield from _same_device(case, need, mine, theirs)
             continue
-        one, other = mount_of(case.source, mine), mount_of(case.destination, theirs)
-        if one is None or other is None:
+        if here is None or there is None:
             continue
-        if not is_common(one) and not is_common(other):
-            yield from _same_copy(case, need, mine, theirs)
+        if not here.common and not there.common:
+            if need.disk is not None:
+                yield from _same_copy(case, need, mine, theirs)
             continue
-        key = (one.point, other.point)
+        if proofs:
+            proof = proofs.get(need.folder)
+            if proof is not None and not proof.problem and need.path not in (here.mount.point, there.mount.point):
+                continue
+        key = (here.mount.point, there.mount.point)
         if key not in told:
-            for finding in _same_folder(case, need, (mine, one), (theirs, other)):
-                told.add(key)
+            for finding in _same_folder(case, need, (mine, here.mount), (theirs, there.mount)):
+                told.append(key)
                 yield finding
 
 
@@ -211,14 +193,14 @@ def _same_folder(
     case: Case, need: Need, mine: tuple[PathFact, MountFact], theirs: tuple[PathFact, MountFact]
 ) -> Iterator[Finding]:
     """By a proof of the folder, else by what the two mounts are."""
-    proof = case.hosts.storage.get(posixpath.dirname(need.path))
+    proof = case.hosts.storage.get(need.folder)
     # A file that is itself mounted over is not what its folder is.
     of_folder = need.path not in (mine[1].point, theirs[1].point)
     if proof is not None and of_folder and proof.problem not in FOLDERS_UNPROVED:
         if proof.problem == "different":
             yield _other_storage(case, need, mine[1], theirs[1], text=proof.text, proved_usec=proof.taken_usec)
         return
-    found = of_files(need.path, (case.source, *mine), (case.destination, *theirs))
+    found = of_files(need.path, case.hosts, mine, theirs)
     if found is Sameness.DIFFERENT:
         yield _other_storage(case, need, mine[1], theirs[1])
     elif found is Sameness.UNKNOWN:
@@ -282,7 +264,7 @@ def _same_device(case: Case, need: Need, mine: PathFact, theirs: PathFact) -> It
 
 def _same_copy(case: Case, need: Need, mine: PathFact, theirs: PathFact) -> Iterator[Finding]:
     """Files on each host's own disk: media and base images may be copies, if they are true ones."""
-    if need.written or need.disk is None or (mine.size, mine.changed_usec) == (theirs.size, theirs.changed_usec):
+    if need.written or (mine.size, mine.changed_usec) == (theirs.size, theirs.changed_usec):
         return
     differs = mine.size != theirs.size
     finding = SAME.finding(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvmigd.checks.sameness import Sameness, of_devices, of_files, of_filesystems
-from kvmigd.checks.view import HostView
+from kvmigd.checks.view import Hosts, HostView
 from kvmigd.model.mounts import MountFact
 from kvmigd.model.storage import BlockDevice, DeviceKind, FileSystemIdentity, PathFact
 from tests.unit.cases import DESTINATION, NFS, SOURCE, changed
@@ -84,7 +84,7 @@ def with_identity(host: HostView, mount: MountFact, **fields: object) -> HostVie
 )
 def test_folders_of_one_server(mount: MountFact, said: Sameness) -> None:
     fact = PathFact(path="/srv/guests/web.qcow2", exists=True)
-    assert of_files(fact.path, (SOURCE, fact, NFS), (DESTINATION, fact, mount)) is said
+    assert of_files(fact.path, Hosts(source=SOURCE, destination=DESTINATION), (fact, NFS), (fact, mount)) is said
 
 
 def test_one_folder_under_two_names() -> None:
@@ -93,8 +93,9 @@ def test_one_folder_under_two_names() -> None:
     here = with_identity(SOURCE, NFS, server="nas", export="/guests", uuid="1:2")
     there = with_identity(DESTINATION, other, server="nas", export="/export/guests", uuid="1:2")
     fact = PathFact(path="/srv/guests/web.qcow2", exists=True, inode=77)
-    assert of_files(fact.path, (here, fact, NFS), (there, fact, other)) is SAME
-    assert of_files(fact.path, (here, fact, NFS), (there, changed(fact, inode=78), other)) is DIFFERENT
+    hosts = Hosts(source=here, destination=there)
+    assert of_files(fact.path, hosts, (fact, NFS), (fact, other)) is SAME
+    assert of_files(fact.path, hosts, (fact, NFS), (changed(fact, inode=78), other)) is DIFFERENT
 
 
 def test_clustered_disks_have_other_names_on_each_host() -> None:
@@ -102,7 +103,8 @@ def test_clustered_disks_have_other_names_on_each_host() -> None:
     here = with_identity(SOURCE, mount, uuid="u", lock_table="c:vm")
     there = with_identity(DESTINATION, mount, uuid="u", lock_table="c:vm")
     fact = PathFact(path="/srv/guests/web.qcow2", exists=True)
-    assert of_files(fact.path, (here, fact, mount), (there, fact, changed(mount, source="/dev/dm-4"))) is SAME
+    other = changed(mount, source="/dev/dm-4")
+    assert of_files(fact.path, Hosts(source=here, destination=there), (fact, mount), (fact, other)) is SAME
 
 
 def host_with(*devices: BlockDevice) -> HostView:
