@@ -9,6 +9,7 @@ import sys
 from collections.abc import Coroutine
 from typing import Any
 
+import msgspec
 import pytest
 from dbus_next.constants import MessageType
 from dbus_next.message import Message
@@ -16,11 +17,14 @@ from dbus_next.signature import Variant
 
 from kvmigd.bus import path
 from kvmigd.bus.connection import Connection
+from kvmigd.checks.catalogue import CHECKS
+from kvmigd.cli.picture import clock
 from kvmigd.errors import Blocked, Exit, HypervisorFailed, KvmigdError, PeerUnreachable
+from kvmigd.model.finding import Verdict
 from kvmigd.model.job import CheckOptions, EvacuateOptions, MigrateOptions
 from kvmigd.model.peer import PeerState
 from tests.bus.conftest import Bus, Ran, kvmigctl, world
-from tests.bus.operations import BRIDGE_DOWN, OLDER_QEMU, view
+from tests.bus.operations import BRIDGE_DOWN, OLDER_QEMU, WEB1, view
 
 pytestmark = pytest.mark.usefixtures("bus")
 
@@ -44,7 +48,9 @@ async def test_check() -> None:
 async def test_check_shows_what_was_expected_and_found_and_what_mends_it() -> None:
     async with world() as here:
         here.operations.findings = (BRIDGE_DOWN, OLDER_QEMU)
-        text, as_json = await together(kvmigctl("check", "web1", "--no-proofs"), kvmigctl("check", "web1", "--json"))
+        text, as_json = await together(
+            kvmigctl("check", "web1", "hostb", "--no-proofs"), kvmigctl("check", "web1", "hostb", "--json")
+        )
         assert text.status == as_json.status == Exit.BLOCKED
         assert text.out.splitlines() == [
             "blocked: web1 cannot move to hostb now.",
@@ -58,7 +64,7 @@ async def test_check_shows_what_was_expected_and_found_and_what_mends_it() -> No
             "WARNING  QEMU on hostb is older.",
             "         check:    software.qemu, by comparing both hosts",
         ]
-        assert ("check", "web1", "", CheckOptions(prove=False)) in here.operations.calls
+        assert ("check", "web1", "hostb", CheckOptions(prove=False)) in here.operations.calls
         assert as_json.json["verdict"] == "blocked"
         assert as_json.json["findings"][0] == {
             "check": "network.bridge-up",
@@ -72,8 +78,95 @@ async def test_check_shows_what_was_expected_and_found_and_what_mends_it() -> No
             "basis": "proved",
             "peer": "hostb",
         }
+
+
+async def test_check_tells_when_it_was_proved_and_which_other_ways_there_are() -> None:
+    async with world() as here:
+        usec = 1_700_000_000_000_000
+        here.operations.findings = (
+            msgspec.structs.replace(BRIDGE_DOWN, proved_usec=usec, ways=("copy", "shutdown"), raw="libvirt's words"),
+        )
+        told = await kvmigctl("check", "web1", "hostb")
+        assert f"proved by trying it at {clock(usec)}" in told.out
+        assert "         or:       this does not stand in the way of: copy, shutdown" in told.out
+        assert "         said:     libvirt's words" in told.out
+
+
+async def test_check_passes_its_options_on() -> None:
+    async with world() as here:
+        await kvmigctl("check", "web1", "hostb", "--strict", "--copy-disks", "--offline")
+        wanted = CheckOptions(strict=True, copy_disks=True, offline=True)
+        assert here.operations.calls == [("check", "web1", "hostb", wanted)]
+
+
+async def test_check_explains_what_the_catalogue_knows() -> None:
+    async with world() as here:
+        here.operations.findings = (BRIDGE_DOWN, OLDER_QEMU)
+        told = await kvmigctl("check", "web1", "hostb", "--explain")
+        assert told.out.count("         because:") == 1, "network.bridge-up is in no catalogue"
+        assert CHECKS["software.qemu"].why in told.out
+
+
+async def test_check_without_a_peer_is_about_all_of_them() -> None:
+    async with world() as here:
         here.operations.findings = (OLDER_QEMU,)
-        assert (await kvmigctl("check", "web1")).status == Exit.OK
+        text, as_json = await together(kvmigctl("check", "web1"), kvmigctl("check", "web1", "--json"))
+        assert text.status == as_json.status == Exit.OK
+        heads = [line for line in text.out.splitlines() if line.startswith("degraded")]
+        assert heads == [f"degraded: web1 can move to {peer}, with warnings." for peer in ("2nd.host", "hostb")]
+        assert here.operations.calls == [("check_all", "web1", "", CheckOptions())] * 2
+        assert (as_json.json["peer"], as_json.json["verdict"]) == ("2nd.host", "degraded")
+        assert [answer["peer"] for answer in as_json.json["peers"]] == ["2nd.host", "hostb"]
+        here.operations.findings = (BRIDGE_DOWN,)
+        assert (await kvmigctl("check", "web1")).status == Exit.BLOCKED
+
+
+async def test_check_of_all_guests_is_a_table() -> None:
+    async with world() as here:
+        text, as_json = await together(kvmigctl("check", "--all"), kvmigctl("check", "--all", "--json"))
+        assert text.status == as_json.status == Exit.OK
+        lines = text.out.splitlines()
+        assert lines[0].split() == ["GUEST", "PEER", "VERDICT", "FIRST"]
+        assert [line.split()[:3] for line in lines[1:3]] == [["web1", "2nd.host", "ready"], ["web1", "hostb", "ready"]]
+        assert lines[-1] == "All 1 guests can move to some peer."
+        assert [answer["peer"] for answer in as_json.json_lines] == ["2nd.host", "hostb"]
+        here.operations.findings = (BRIDGE_DOWN, OLDER_QEMU)
+        told = await kvmigctl("check", "--all")
+        assert told.status == Exit.BLOCKED
+        assert "Bridge br0 is down on hostb. (and 1 more)" in told.out
+        assert told.out.splitlines()[-1] == "0 of 1 guests can move to some peer; not: web1."
+
+
+async def test_check_of_nothing_is_a_mistake() -> None:
+    async with world() as here:
+        told = await kvmigctl("check")
+        assert told.status == Exit.USAGE
+        assert "Which guest? Give its name or UUID, or --all." in told.err
+        assert here.operations.calls == []
+
+
+async def test_readiness() -> None:
+    async with world() as here:
+        text, as_json, one = await together(
+            kvmigctl("readiness"), kvmigctl("readiness", "--json"), kvmigctl("readiness", "web1")
+        )
+        assert text.status == as_json.status == one.status == Exit.OK
+        lines = text.out.splitlines()
+        assert lines[0].split() == ["GUEST", "STATE", "READINESS", "COULD", "GO", "TO", "FIRST"]
+        assert [line.split()[:3] for line in lines[1:3]] == [["off1", "shutoff", "-"], ["web1", "running", "ready"]]
+        assert lines[-1] == "All guests can leave."
+        assert [guest["name"] for guest in as_json.json_lines] == ["off1", "web1"]
+        way = {"peer": "hostb", "verdict": "ready", "proved_usec": 1_700_000_000_000_000}
+        assert as_json.json_lines[1]["destinations"][0] == way
+        assert one.out.splitlines()[0] == "web1: ready"
+        here.operations.tell_standing(
+            msgspec.structs.replace(WEB1, readiness=Verdict.BLOCKED, obstacle="The bridge br0 on hostb is down.")
+        )
+        stuck, nobody = await together(kvmigctl("readiness"), kvmigctl("readiness", "web9"))
+        assert stuck.status == Exit.BLOCKED
+        assert stuck.out.splitlines()[-1] == "Not all guests can leave: web1."
+        assert "The bridge br0 on hostb is down." in stuck.out
+        assert "No guest 'web9' is here." in nobody.err
 
 
 async def test_migrate_tells_its_phases_and_its_end() -> None:
