@@ -30,6 +30,10 @@ INTERACTIVE_TIMEOUT = 120.0
 """Seconds for a person to type a password."""
 
 
+CALLERS_KNOWN = 256
+"""Callers whose user is remembered; the oldest is forgotten first."""
+
+
 class _Unanswered(Exception):
     """Polkit or the bus gave no usable answer; the text says why."""
 
@@ -49,6 +53,7 @@ class Authority:
         self._trusted_uids = trusted_uids
         self._timeout = timeout
         self._interactive_timeout = interactive_timeout
+        self._uids: dict[str, int] = {}
         self._questions = itertools.count(1)
 
     async def require(self, action: str, call: Call, **details: str) -> None:
@@ -91,13 +96,21 @@ class Authority:
         return "yes" if allowed else "challenge" if challenge else "no"
 
     async def _is_trusted(self, sender: str) -> bool:
+        """The bus never gives a unique name twice, and a connection's user never changes: it is asked once."""
+        if sender in self._uids:
+            return self._uids[sender] in self._trusted_uids
         try:
             reply = await self._connection.call_bus("GetConnectionUnixUser", "s", sender)
         except (CallFailed, BusUnavailable, TimeoutError) as error:
             raise _Unanswered("the bus does not say who the caller is") from error
         uid = reply.body[0] if reply.body else None
         # A bool or a string would compare or convert to something (CVE-2026-78422).
-        return type(uid) is int and uid in self._trusted_uids
+        if type(uid) is not int:
+            return False
+        if len(self._uids) >= CALLERS_KNOWN:
+            del self._uids[next(iter(self._uids))]
+        self._uids[sender] = uid
+        return uid in self._trusted_uids
 
     async def _is_here(self, sender: str) -> bool:
         try:

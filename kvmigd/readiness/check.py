@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import msgspec
 
 from kvmigd.checks.catalogue import Judge
 from kvmigd.checks.knowledge import ANSWERS
 from kvmigd.checks.view import Case, Hosts, HostView, Local
-from kvmigd.errors import KvmigdError
+from kvmigd.errors import KvmigdError, PeerFailed
 from kvmigd.host.local import Host
 from kvmigd.model.finding import Basis, Finding, Verdict, verdict_of
 from kvmigd.model.guest import Guest
+from kvmigd.model.host import Examination
 from kvmigd.model.job import CheckOptions
 from kvmigd.model.proof import PortProof, Proofs
 from kvmigd.peer.link import PeerLink
@@ -58,6 +60,14 @@ async def check(
         verdict=verdict_of(findings, strict=options.strict),
         tls=here.facts.stream_tls and there.facts.stream_tls,
     )
+
+
+async def examined(link: PeerLink, guests: Sequence[Guest]) -> Examination:
+    """What the peer sees when it looks at guests; raises PeerFailed if that is not what it was asked for."""
+    there = await link.examine(guests)
+    if [look.guest for look in there.looks] != [guest.uuid for guest in guests]:
+        raise PeerFailed(f"Peer {link.name} was asked about {len(guests)} guests and answered about others.")
+    return there
 
 
 async def prove_port(link: PeerLink, job: str | None = None) -> PortProof:

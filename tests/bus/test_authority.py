@@ -187,6 +187,26 @@ async def test_can_tells_what_would_be_answered_and_bothers_nobody(answer: str, 
         assert {question[3] for question in here.polkit.questions} == {0}
 
 
+async def test_the_bus_is_asked_once_who_a_caller_is() -> None:
+    async with world() as here:
+        asked = []
+        call_bus = here.face._connection.call_bus  # type: ignore[union-attr]
+
+        async def counting(member: str, signature: str, *body: Any) -> Any:
+            asked.append(member)
+            return await call_bus(member, signature, *body)
+
+        here.face._connection.call_bus = counting  # type: ignore[union-attr,method-assign]
+        for _ in range(3):
+            await here.caller.manager("Reload")
+        assert asked == ["GetConnectionUnixUser"]
+        others = [await Caller.start() for _ in range(3)]
+        for other in others:
+            await other.manager("Reload")
+            await other.connection.close()
+        assert asked == ["GetConnectionUnixUser"] * 4
+
+
 async def test_trusted_uid_is_not_asked_about() -> None:
     async with world() as here:
         here.polkit.answer = "no"
