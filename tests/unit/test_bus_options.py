@@ -28,7 +28,12 @@ def test_keys_are_camel_case_and_usec_keeps_its_capitals() -> None:
 def test_all_options_of_the_model_can_be_given() -> None:
     assert known(EvacuateOptions) == {"shutdown": ("shutdown", "b"), "deadlineUSec": ("deadline_usec", "t")}
     assert known(MigrateOptions) == {"bandwidth": ("bandwidth", "t")}
-    assert known(CheckOptions) == {"prove": ("prove", "b")}
+    assert known(CheckOptions) == {
+        "prove": ("prove", "b"),
+        "strict": ("strict", "b"),
+        "copyDisks": ("copy_disks", "b"),
+        "offline": ("offline", "b"),
+    }
     assert known(NoOptions) == {}
 
 

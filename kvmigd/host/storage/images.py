@@ -53,6 +53,7 @@ async def chain(
             # a circle ends with a second word on a layer, and that is the one that says so
             before = found.get(layer.path)
             found[layer.path] = msgspec.structs.replace(before, problem=layer.problem) if before else layer
+    found |= {path: Layer(top=path, path=path, format="raw") for path in wanted if known.get(path) == "raw"}
     order = list(dict.fromkeys((*_in_order(wanted, found), *found)))
     tops = {fact.path: fact for fact in facts}
     lower = await paths.look([path for path in order if path not in tops], mounts=mounts, seconds=seconds)
