@@ -17,8 +17,11 @@ from kvmigd.bus.publisher import Call, Implementation, Large
 from kvmigd.checks import catalogue
 from kvmigd.errors import InvalidArguments
 from kvmigd.model.job import CheckOptions, EvacuateOptions, MigrateOptions, NoOptions
+from kvmigd.model.readiness import CheckResult
 from kvmigd.operations import Operations
 
+ANSWERS_KEPT = 256
+"""Answers of Check that are kept; a few KiB each."""
 NAME_LIMIT = 255
 """Longest name taken: libvirt keeps a guest in a file of its name, and a peer's name is a host name."""
 
@@ -37,6 +40,7 @@ class Manager(Implementation):
     def __init__(self, operations: Operations, authority: Authority) -> None:
         self._operations = operations
         self._authority = authority
+        self._answers: dict[tuple[int, ...], tuple[tuple[CheckResult, ...], Body]] = {}
 
     def properties(self) -> dict[str, Any]:
         operations = self._operations
@@ -56,12 +60,22 @@ class Manager(Implementation):
         wanted = parse(options, CheckOptions, method=call.member)
         self._check_names(guest, destination)
         await self._authority.require("org.kvmigd1.check", call, guest=guest, destination=destination)
-        results = await self._operations.check(guest, destination, wanted)
-        body = Body("sa(sssa{sv})")
-        body.add("s", results[0].verdict)
-        rows = [row for result in results for row in findings_rows(result.findings, peer=result.peer)]
-        body.add("a(sssa{sv})", rows)
-        return body
+        return self._answered(await self._operations.check(guest, destination, wanted))
+
+    def _answered(self, results: tuple[CheckResult, ...]) -> Body:
+        """The answer of Check. As long as nothing changes the results are the same objects, and so is the answer."""
+        key = tuple(map(id, results))
+        known = self._answers.pop(key, None)
+        if known is None:
+            body = Body("sa(sssa{sv})")
+            body.add("s", results[0].verdict)
+            rows = [row for result in results for row in findings_rows(result.findings, peer=result.peer)]
+            body.add("a(sssa{sv})", rows)
+            known = results, body
+            if len(self._answers) >= ANSWERS_KEPT:
+                del self._answers[next(iter(self._answers))]
+        self._answers[key] = known
+        return known[1]
 
     async def check_all(self, call: Call, guest: str, destination: str, options: dict[str, Variant]) -> Large:
         """Could they all move?"""

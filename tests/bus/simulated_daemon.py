@@ -1,7 +1,7 @@
 """The real daemon with a simulated hypervisor: `python -m tests.bus.simulated_daemon CONFIG STATE`.
 
-SIMULATED_HYPERVISOR is JSON: {"alive": true, "hold": false, "guests": [{"name": "web", "state": "running"}]}, all
-optional but the names. With `hold`, migrations begin and never end.
+SIMULATED_HYPERVISOR is JSON: {"alive": true, "hold": false, "guests": [{"name": "web", "state": "running", "disk":
+"/srv/web.qcow2", "bridge": "br0"}]}, all optional but the names. With `hold`, migrations begin and never end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from kvmigd.config import Config
 from kvmigd.daemon import start
 from kvmigd.host.hypervisor import Hypervisor
-from kvmigd.model.guest import GuestState
+from kvmigd.model.guest import Disk, GuestState, Nic
 from tests.simulated import World, guest
 
 
@@ -26,7 +26,10 @@ def hypervisor(config: Config) -> Hypervisor:
     host = World().host(config.name)
     for number, each in enumerate(wanted.get("guests", ()), start=1):
         state = GuestState(each.get("state", "running"))
-        host.add(msgspec.structs.replace(guest(each["name"], number), state=state))
+        disks = tuple(Disk(target="vda", paths=(path,), format="raw") for path in [each.get("disk")] if path)
+        bridge, mac = each.get("bridge", ""), f"52:54:00:00:{number >> 8:02x}:{number & 255:02x}"
+        nics = (Nic(mac=mac, kind="bridge", source=bridge),) if bridge else ()
+        host.add(msgspec.structs.replace(guest(each["name"], number), state=state, disks=disks, nics=nics))
     if wanted.get("hold", False):
         host.hold.clear()
     if not wanted.get("alive", True):
