@@ -34,7 +34,8 @@ LOCK = Check(
     id="storage.lock",
     severity=Severity.BLOCK,
     title="Both hosts lock images in the same way.",
-    why="libvirt refuses a guest that comes from a host with another lock manager.",
+    why="libvirt refuses a guest that goes to or comes from a host with sanlock alone; with lockd on one host alone it "
+    "goes, but nothing keeps two guests from the same image.",
     known="lock_manager in qemu.conf of both hosts, read when libvirt was connected.",
     remedy="The same lock_manager in /etc/libvirt/qemu.conf on both hosts; restart libvirtd (virtqemud).",
 )
@@ -205,7 +206,10 @@ def _group(case: Case, host: HostView, fact: PathFact) -> Iterator[Finding]:
 
 @rule(Scope.HOSTS, reads="hypervisor", tells=(LOCK,))
 def lock_manager(hosts: Hosts) -> Iterator[Finding]:
-    """Both hosts lock images in the same way."""
+    """Both hosts lock images in the same way.
+
+    libvirt only looks at what has a state to hand over (VIR_LOCK_MANAGER_USES_STATE), and that is sanlock.
+    """
     mine, theirs = hosts.source.state.hypervisor.settings, hosts.destination.state.hypervisor.settings
     if mine.lock_manager == theirs.lock_manager or mine.problem or theirs.problem:
         return
@@ -218,4 +222,5 @@ def lock_manager(hosts: Hosts) -> Iterator[Finding]:
         expected=mine.lock_manager or "none",
         found=theirs.lock_manager or "none",
         remedy=f"On {hosts.there}: {want} in /etc/libvirt/qemu.conf; systemctl restart libvirtd (virtqemud)",
+        severity=Severity.BLOCK if "sanlock" in (mine.lock_manager, theirs.lock_manager) else Severity.WARN,
     )

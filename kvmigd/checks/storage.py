@@ -25,6 +25,15 @@ HANGS = Check(
     known="Each host asks its mounts and the guest's paths all the time, with a deadline.",
     remedy="Mend the network or the server; umount -l and mount where the server has been made anew.",
 )
+MOUNT = Check(
+    id="storage.mount",
+    severity=Severity.BLOCK,
+    title="The mounts of the guest's storage work on both hosts.",
+    why="A mount whose server was made anew, or whose client has died, answers with errors: stale file handle, not "
+    "connected.",
+    known="Each host asks its mounts all the time.",
+    remedy="umount -l POINT, and mount it again.",
+)
 PATH = Check(
     id="storage.path",
     severity=Severity.BLOCK,
@@ -44,11 +53,13 @@ SAME = Check(
     remedy="Mount on the destination what is mounted on the source, at the same place.",
     ways=(Way.COPY,),
 )
+_ERROR = "it answers with an error"
+"""How a mount's problem begins that is none of time."""
 FOLDERS_UNPROVED = frozenset({"unwritable", "failed", "missing", "denied"})
 """Problems of a nonce that say nothing of whether it is the same folder."""
 
 
-@rule(Scope.GUEST, reads="guest look mounts", tells=(HANGS,))
+@rule(Scope.GUEST, reads="guest look mounts", tells=(HANGS, MOUNT))
 def storage_hangs_here(local: Local) -> Iterator[Finding]:
     """The storage of the guest's disks answers on its host."""
     for _need, fact, place in seen(local):
@@ -57,7 +68,7 @@ def storage_hangs_here(local: Local) -> Iterator[Finding]:
             return
 
 
-@rule(Scope.PAIR, reads="guest look mounts proofs", tells=(HANGS,))
+@rule(Scope.PAIR, reads="guest look mounts proofs", tells=(HANGS, MOUNT))
 def storage_hangs(case: Case) -> Iterator[Finding]:
     """The storage of the guest's disks answers on the destination."""
     proofs = case.hosts.storage
@@ -82,8 +93,11 @@ def _hangs(host: HostView, fact: PathFact, problem: str, *, proved_usec: int = 0
     mount = mount_of(host, fact)
     where = described(mount) if mount is not None else fact.path
     point = mount.point if mount is not None else posixpath.dirname(fact.path)
-    return HANGS.finding(
-        f"The storage of {fact.path} does not answer on {host.name}.",
+    broken = problem.startswith(_ERROR)
+    return (MOUNT if broken else HANGS).finding(
+        f"The mount of {fact.path} is broken on {host.name}."
+        if broken
+        else f"The storage of {fact.path} does not answer on {host.name}.",
         host=host.name,
         subject=point,
         expected=f"an answer of {where}",

@@ -1,4 +1,4 @@
-"""What libvirt on the destination must hold ready for the guest's disks: secrets, and storage pools."""
+"""What must be ready on the destination for the guest's disks: secrets, storage pools, and servers within reach."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from kvmigd.checks.check import Check
 from kvmigd.checks.needs import name_of
 from kvmigd.checks.rule import Scope, rule
 from kvmigd.checks.view import Case, HostView
+from kvmigd.host.servers import of_layer
 from kvmigd.model.devices import SecretRef
-from kvmigd.model.finding import Finding, Severity
+from kvmigd.model.finding import Basis, Finding, Severity
 from kvmigd.model.guest import Guest
 from kvmigd.model.hypervisor import SecretFact
 
@@ -28,6 +29,15 @@ POOL = Check(
     why="libvirt there cannot find the disk.",
     known="The pools that libvirt on both hosts tells, kept by its events.",
     remedy="virsh pool-dumpxml here, virsh pool-define and virsh pool-start there.",
+)
+
+DEVICES = Check(
+    id="storage.devices",
+    severity=Severity.BLOCK,
+    title="The servers of the guest's network disks are reached from the destination.",
+    why="QEMU there opens such disks itself (iSCSI, RBD, GlusterFS, NBD …), and does not start without.",
+    known="Both hosts connect to the servers that the definition names.",
+    remedy="Mend the network or the firewall between the destination and the server, or the server's list of clients.",
 )
 
 _USAGES = ("ceph", "iscsi", "tls", "volume", "vtpm")
@@ -147,4 +157,35 @@ def _pool(case: Case, name: str, what: str) -> Iterator[Finding]:
         found=found or "nothing",
         remedy=remedy,
         severity=severity,
+    )
+
+
+@rule(Scope.PAIR, reads="guest look", tells=(DEVICES,))
+def servers_reached(case: Case) -> Iterator[Finding]:
+    """The servers of the guest's network disks are reached from the destination."""
+    if case.look is None or not case.look.unreached:
+        return
+    for disk in case.guest.disks:
+        for layer in disk.layers:
+            servers = tuple(of_layer(layer))
+            lost = [server for server in servers if server in case.look.unreached]
+            if lost:
+                yield _lost(case, f"{name_of(disk)} ({layer.protocol})", servers, lost)
+
+
+def _lost(case: Case, what: str, servers: tuple[str, ...], lost: list[str]) -> Finding:
+    nowhere = case.local.look is not None and all(server in case.local.look.unreached for server in lost)
+    some = len(lost) < len(servers) or nowhere
+    also = f", nor from {case.here}" if nowhere else ""
+    return DEVICES.finding(
+        f"{', '.join(lost)}, which {'have' if len(lost) > 1 else 'has'} the disk {what}, cannot be reached from "
+        f"{case.there}{also}.",
+        host=case.there,
+        subject=lost[0],
+        expected="a connection",
+        found=f"none within two seconds; {len(servers) - len(lost)} of {len(servers)} servers answer",
+        remedy=f"On {case.there}: ip route get ADDRESS, nft list ruleset; on the server: does it listen, and may "
+        f"{case.there} connect",
+        basis=Basis.PROVED,
+        severity=Severity.WARN if some else Severity.BLOCK,
     )

@@ -14,7 +14,7 @@ import structlog
 from kvmigd import __version__
 from kvmigd.config import Config
 from kvmigd.errors import HostUnknown, HypervisorFailed, HypervisorUnavailable
-from kvmigd.host import access, guestdevices, guestpaths, remote, system
+from kvmigd.host import access, guestdevices, guestpaths, remote, servers, system
 from kvmigd.host.hypervisor import Hypervisor
 from kvmigd.host.picture import Picture
 from kvmigd.host.storage import images
@@ -201,9 +201,12 @@ class Host:
         formats = {path: kind for guest in guests for path, kind in guestpaths.formats(guest).items()}
         opened = list(dict.fromkeys(path for guest in guests for path in guest.local_paths))
         try:
-            facts, tried, absent, machines, cpus, names = await asyncio.gather(
-                images.chain(paths, mounts=state.mounts.mounts, formats=formats),
-                access.tried(opened, mounts=state.mounts.mounts),
+            (facts, tried, unreached), absent, machines, cpus, names = await asyncio.gather(
+                asyncio.gather(
+                    images.chain(paths, mounts=state.mounts.mounts, formats=formats),
+                    access.tried(opened, mounts=state.mounts.mounts),
+                    servers.unreached(server for guest in guests for server in servers.of_guest(guest)),
+                ),
                 guestdevices.absent(
                     (name for guest in guests for name in guestdevices.needed(guest)), mounts=state.mounts.mounts
                 ),
@@ -224,6 +227,7 @@ class Host:
                 machine_problem=machines.get(_machine_of(guest), ""),
                 cpu=cpus.get(_cpu_of(guest)),
                 names=names.get(_name_of(guest), NameFact()),
+                unreached=tuple(sorted(unreached.intersection(servers.of_guest(guest)))),
                 absent=tuple(sorted(absent.intersection(guestdevices.needed(guest)))),
                 taken_usec=now,
             )

@@ -89,6 +89,8 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     names: NameFact = NameFact()
     absent: tuple[str, ...] = ()
     """What of the guest's devices, sockets and shared folders is not there: paths, and `usb:vendor:product`; sorted."""
+    unreached: tuple[str, ...] = ()
+    """Servers of the guest's network disks to which no connection is made, `host:port` or a socket's path; sorted."""
     taken_usec: int = 0
     """When it looked, wall clock, microseconds since 1970."""
 

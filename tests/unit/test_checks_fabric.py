@@ -169,7 +169,10 @@ def test_lock_managers() -> None:
     assert told(**locked(lockd, lockd)) == ()
     assert told(**locked(QemuSettings(problem="not read"), lockd)) == ()
     finding = only(**locked(none, lockd))
-    assert (finding.check, finding.severity, finding.host) == ("storage.lock", Severity.BLOCK, "hostb")
+    assert (finding.check, finding.severity, finding.host) == ("storage.lock", Severity.WARN, "hostb")
     assert (finding.expected, finding.found) == ("none", "lockd")
     assert finding.remedy.startswith("On hostb: no lock_manager in /etc/libvirt/qemu.conf")
+    sanlock = QemuSettings(lock_manager="sanlock")
+    for here, there in ((none, sanlock), (sanlock, lockd)):
+        assert only(**locked(here, there)).severity is Severity.BLOCK, "it has a state to hand over"
     assert 'lock_manager = "lockd"' in only(**locked(lockd, none)).remedy

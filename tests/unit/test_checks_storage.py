@@ -136,6 +136,14 @@ def test_storage_that_hangs() -> None:
     assert (finding.check, finding.basis, finding.proved_usec) == ("storage.hangs", Basis.PROVED, 9)
 
 
+def test_a_mount_that_is_broken() -> None:
+    stale = changed(NFS, problem="it answers with an error: Stale file handle (ESTALE)")
+    finding = only(destination__state__mounts__mounts=(LOCAL, stale))
+    assert (finding.check, finding.severity, finding.host) == ("storage.mount", Severity.BLOCK, "hostb")
+    assert (finding.subject, finding.found) == ("/srv/guests", stale.problem)
+    assert "umount -l /srv/guests" in finding.remedy
+
+
 def test_storage_of_others_may_hang() -> None:
     other = changed(NFS, point="/srv/other", problem="it has not answered since 12:00")
     assert told(destination__state__mounts__mounts=(LOCAL, NFS, other)) == ()

@@ -1,11 +1,11 @@
-"""Secrets and storage pools on the destination."""
+"""Secrets, storage pools and servers on the destination."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from kvmigd.model.devices import DiskLayer, SecretRef, Tpm
-from kvmigd.model.finding import Severity
+from kvmigd.model.finding import Basis, Severity
 from kvmigd.model.guest import Disk
 from kvmigd.model.hypervisor import PoolFact, SecretFact
 from tests.unit.cases import DISK, changed, only, told
@@ -102,3 +102,30 @@ def test_the_pool_is_another_one() -> None:
     finding = only(**pools(changed(POOL, kind="netfs", source="nas:/guests")))
     assert (finding.severity, finding.expected) == (Severity.BLOCK, "dir /srv/guests")
     assert finding.found == "netfs nas:/guests /srv/guests"
+
+
+MONITORS = ("mon1:6789", "mon2:6789")
+CEPH = Disk(target="vdb", kind="network", layers=(changed(RBD.layers[0], auth=None, hosts=("mon1", "mon2:6789")),))
+
+
+def test_servers_are_reached() -> None:
+    assert told(guest__disks=(DISK, CEPH)) == ()
+    assert told(guest__disks=(DISK, CEPH), there__unreached=("other:1",)) == ()
+    assert told(guest__disks=(DISK, CEPH), here__unreached=MONITORS) == (), "the guest leaves"
+
+
+def test_no_server_is_reached() -> None:
+    finding = only(guest__disks=(DISK, CEPH), there__unreached=MONITORS)
+    assert (finding.check, finding.severity, finding.host) == ("storage.devices", Severity.BLOCK, "hostb")
+    assert (finding.subject, finding.basis) == ("mon1:6789", Basis.PROVED)
+    assert "mon1:6789, mon2:6789, which have the disk vdb (rbd), cannot be reached from hostb." in finding.summary
+
+
+def test_some_servers_are_reached() -> None:
+    finding = only(guest__disks=(DISK, CEPH), there__unreached=MONITORS[1:])
+    assert (finding.severity, finding.found) == (
+        Severity.WARN,
+        "none within two seconds; 1 of 2 servers answer",
+    )
+    nowhere = only(guest__disks=(DISK, CEPH), there__unreached=MONITORS, here__unreached=MONITORS)
+    assert (nowhere.severity, "nor from hosta" in nowhere.summary) == (Severity.WARN, True), "and the guest runs"
