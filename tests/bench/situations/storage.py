@@ -158,7 +158,7 @@ def storage_hangs(ground: Ground) -> Iterator[None]:
         yield
 
 
-@situation(FAILS, "storage.access", "storage.options", "storage.mount")
+@situation(FAILS, "storage.readonly", "storage.access")
 def read_only_there(ground: Ground) -> Iterator[None]:
     """The storage is mounted read-only there."""
     ground.start()
@@ -385,7 +385,7 @@ def iscsi(ground: Ground) -> Iterator[None]:
         yield
 
 
-@situation(FAILS, "storage.path", "storage.reach", "storage.server")
+@situation(FAILS, "storage.devices")
 def iscsi_unreachable(ground: Ground) -> Iterator[None]:
     """The LUN's server refuses the other host."""
     with _lun(ground), faults.firewall_rule(ground.b, "tcp dport 3260 reject with tcp reset", hook="output"):
