@@ -80,7 +80,7 @@ def storage_hangs(case: Case) -> Iterator[Finding]:
             return
         proof = proofs.get(need.folder) if proofs else None
         if proof is not None and proof.problem == "hangs":
-            yield _hangs(case.destination, fact, proof.text, proved_usec=proof.taken_usec)
+            yield _hangs(case.destination, fact, proof.text or "no answer", proved_usec=proof.taken_usec)
             return
 
 
