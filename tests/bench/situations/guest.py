@@ -74,7 +74,7 @@ def runs_there(ground: Ground) -> Iterator[None]:
     yield
 
 
-@situation(FAILS, "storage.path", "guest.devices")
+@situation(FAILS, "storage.path", "guest.devices", "guest.sockets")
 def log_folder_missing(ground: Ground) -> Iterator[None]:
     """The folder that a serial line is logged to is missing there."""
     ground.a.run("mkdir", "-p", "/var/log/consoles")
@@ -83,7 +83,7 @@ def log_folder_missing(ground: Ground) -> Iterator[None]:
     yield
 
 
-@situation(FAILS, "guest.devices", "guest.graphics")
+@situation(FAILS, "guest.devices", "guest.display")
 def screen_on_this_host(ground: Ground) -> Iterator[None]:
     """The guest's screen listens on an address that only this host has."""
     ground.start(devices=f"<graphics type='vnc' autoport='yes' listen='{ground.a.address}'/>")
