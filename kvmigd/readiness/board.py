@@ -10,106 +10,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from time import perf_counter
-from typing import Any
 
 from kvmigd.checks.catalogue import Judge, questions
 from kvmigd.checks.knowledge import ANSWERS
 from kvmigd.checks.rule import Scope
 from kvmigd.checks.view import Case, Hosts, HostView, Local
-from kvmigd.model.finding import Basis, Finding, Severity, Verdict
+from kvmigd.model.finding import Basis, Finding, Verdict
 from kvmigd.model.guest import Guest
 from kvmigd.model.host import HostFacts
 from kvmigd.model.peer import PeerView
 from kvmigd.model.readiness import BEST_FIRST, CheckResult, Destination, Standing, worst_of
 from kvmigd.model.state import HostState
 from kvmigd.readiness.evidence import HERE, Evidence
+from kvmigd.readiness.parts import EVERYTHING, GuestPart, PairPart, PeerPart, verdict_of_parts
 
 SLICE = 0.004
 """Seconds that the board holds the loop at a time."""
-
-_EVERYTHING = frozenset({"everything"})
-_BIT = {Severity.WARN: 1, Severity.UNKNOWN: 2, Severity.BLOCK: 4}
-_VERDICTS = tuple(
-    Verdict.BLOCKED if bits & 4 else Verdict.UNKNOWN if bits & 2 else Verdict.DEGRADED if bits else Verdict.READY
-    for bits in range(8)
-)
-_RANK = {verdict: rank for rank, verdict in enumerate(BEST_FIRST)}
-
-
-class _Part:
-    """What the questions of one scope have found about one thing."""
-
-    __slots__ = ("findings", "found", "severities", "touched", "version")
-
-    def __init__(self) -> None:
-        self.found: dict[int, tuple[Finding, ...]] = {}
-        self.findings: tuple[Finding, ...] = ()
-        self.severities = 0
-        self.touched = _EVERYTHING
-        self.version = 0
-
-    def touch(self, words: frozenset[str]) -> None:
-        """Something that questions read has changed."""
-        if self.touched is not _EVERYTHING:
-            self.touched = words if words is _EVERYTHING or not self.touched else self.touched | words
-
-    def ask(self, judge: Judge, scope: Scope, given: Any, unknown: frozenset[str]) -> bool:
-        """Ask what is to be asked again; returns whether anything is found that was not before."""
-        words, self.touched = self.touched, frozenset()
-        before = self.found
-        if words is _EVERYTHING:
-            asked = questions(scope)
-            now = judge.answers(asked, given, unknown=unknown)
-        else:
-            asked = questions(scope, words)
-            now = judge.answers(asked, given, unknown=unknown)
-            if before:
-                again = {question.number for question in asked}
-                now |= {number: found for number, found in before.items() if number not in again}
-        if now == before and self.version:
-            return False
-        self.version += 1
-        self.found = now
-        self.findings = tuple(finding for found in now.values() for finding in found)
-        self.severities = 0
-        for finding in self.findings:
-            self.severities |= _BIT[finding.severity]
-        return True
-
-
-class _Peer(_Part):
-    """One peer, whatever the guest."""
-
-    __slots__ = ("destination", "hosts", "view")
-
-    def __init__(self, view: PeerView) -> None:
-        super().__init__()
-        self.view = view
-        self.destination: HostView | None = None
-        self.hosts: Hosts | None = None
-
-
-class _Pair(_Part):
-    """One guest and one peer, beside what is said of each."""
-
-    __slots__ = ("result", "stamp")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.result: CheckResult | None = None
-        self.stamp = (0, 0, 0)
-
-
-class _Guest(_Part):
-    """One guest, whatever the peer, and its pairs by peer."""
-
-    __slots__ = ("guest", "local", "pairs")
-
-    def __init__(self, guest: Guest) -> None:
-        super().__init__()
-        self.guest = guest
-        self.local: Local | None = None
-        self.pairs: dict[str, _Pair] = {}
 
 
 class Board:
@@ -119,8 +35,8 @@ class Board:
         self._evidence = evidence
         self._judge = Judge()
         self._source = HostView(facts=facts, state=state)
-        self._peers: dict[str, _Peer] = {}
-        self._guests: dict[str, _Guest] = {}
+        self._peers: dict[str, PeerPart] = {}
+        self._guests: dict[str, GuestPart] = {}
         self._standings: dict[str, Standing] = {}
         self._todo_peers: dict[str, None] = {}
         self._todo_guests: dict[str, None] = {}
@@ -134,7 +50,7 @@ class Board:
     def severities(self, settings: Mapping[str, str]) -> None:
         """The configuration has these severities."""
         self._judge = Judge(settings)
-        self._touch_all(_EVERYTHING)
+        self._touch_all(EVERYTHING)
 
     def own(self, facts: HostFacts, state: HostState, words: frozenset[str]) -> None:
         """This host is another one than before, in what the words say."""
@@ -151,13 +67,13 @@ class Board:
         name = view.name
         part = self._peers.get(name)
         if part is None:
-            self._peers[name] = _Peer(view)
+            self._peers[name] = PeerPart(view)
             for guest in self._guests.values():
-                guest.pairs[name] = _Pair()
-            words = _EVERYTHING
+                guest.pairs[name] = PairPart()
+            words = EVERYTHING
         else:
             if part.view.is_connected != view.is_connected or (not view.is_connected and part.view != view):
-                words = _EVERYTHING
+                words = EVERYTHING
             part.view, part.hosts = view, None
         if words:
             self._touch_peer(name, words)
@@ -176,8 +92,8 @@ class Board:
         for uuid, guest in now.items():
             part = self._guests.get(uuid)
             if part is None:
-                self._guests[uuid] = part = _Guest(guest)
-                part.pairs = {name: _Pair() for name in self._peers}
+                self._guests[uuid] = part = GuestPart(guest)
+                part.pairs = {name: PairPart() for name in self._peers}
             elif part.guest is guest or part.guest == guest:
                 continue
             part.guest, part.local = guest, None
@@ -220,25 +136,25 @@ class Board:
             self._touch_guest(uuid, words)
 
     def _touch_peer(self, name: str, words: frozenset[str], *, pairs: bool = True) -> None:
-        if words is _EVERYTHING or questions(Scope.HOSTS, words):
+        if words is EVERYTHING or questions(Scope.HOSTS, words):
             self._peers[name].touch(words)
             self._todo_peers[name] = None
             self._wake.set()
-        if pairs and (words is _EVERYTHING or questions(Scope.PAIR, words)):
+        if pairs and (words is EVERYTHING or questions(Scope.PAIR, words)):
             for uuid, guest in self._guests.items():
                 self._touch_pair(uuid, name, guest.pairs[name], words)
 
     def _touch_guest(self, uuid: str, words: frozenset[str]) -> None:
         guest = self._guests[uuid]
-        if words is _EVERYTHING or questions(Scope.GUEST, words):
+        if words is EVERYTHING or questions(Scope.GUEST, words):
             guest.touch(words)
             self._todo_guests[uuid] = None
-        if words is _EVERYTHING or questions(Scope.PAIR, words):
+        if words is EVERYTHING or questions(Scope.PAIR, words):
             for name, pair in guest.pairs.items():
                 self._touch_pair(uuid, name, pair, words)
         self._wake.set()
 
-    def _touch_pair(self, uuid: str, name: str, pair: _Pair, words: frozenset[str]) -> None:
+    def _touch_pair(self, uuid: str, name: str, pair: PairPart, words: frozenset[str]) -> None:
         pair.touch(words)
         self._todo_pairs[uuid, name] = None
         self._wake.set()
@@ -296,10 +212,10 @@ class Board:
             changed = peer.ask(self._judge, Scope.HOSTS, hosts, hosts.source.unknown | hosts.destination.unknown)
         else:
             peer.touched = frozenset()
-            findings = (silent(peer.view),)
-            changed = peer.findings != findings
-            peer.version += changed
-            peer.found, peer.findings, peer.severities = {-1: findings}, findings, _BIT[Severity.UNKNOWN]
+            found: dict[int, tuple[Finding, ...]] = {SILENCE: (silent(peer.view),)}
+            changed, peer.found = peer.found != found, found
+            if changed:
+                peer.tell(found[SILENCE])
         if changed:
             self._dirty.update(dict.fromkeys(self._guests))
             self._wake.set()
@@ -323,7 +239,7 @@ class Board:
             self._dirty[uuid] = None
             self._wake.set()
 
-    def _hosts(self, peer: _Peer) -> Hosts:
+    def _hosts(self, peer: PeerPart) -> Hosts:
         if peer.hosts is None:
             view, contact = peer.view, self._evidence.contact(peer.view.name)
             assert view.facts is not None
@@ -344,7 +260,7 @@ class Board:
             peer.hosts = Hosts(source=source, destination=destination, proofs=contact.proofs)
         return peer.hosts
 
-    def _local(self, guest: _Guest) -> Local:
+    def _local(self, guest: GuestPart) -> Local:
         if guest.local is None:
             look = self._evidence.look(guest.guest.uuid)
             guest.local = Local(guest=guest.guest, source=self._source, look=look)
@@ -402,7 +318,7 @@ class Board:
         self.settle(uuid, peer)
         return self._result(guest, part)
 
-    def _result(self, guest: _Guest, peer: _Peer) -> CheckResult:
+    def _result(self, guest: GuestPart, peer: PeerPart) -> CheckResult:
         pair = guest.pairs[peer.view.name]
         stamp = (guest.version, peer.version, pair.version)
         if pair.result is None or pair.stamp != stamp:
@@ -411,15 +327,10 @@ class Board:
             pair.result = CheckResult(
                 guest=guest.guest.name,
                 peer=peer.view.name,
-                verdict=self._verdict(guest, peer, pair),
+                verdict=verdict_of_parts(guest, peer),
                 findings=self._judge.sorted((*peer.findings, *guest.findings, *beside)),
             )
         return pair.result
-
-    @staticmethod
-    def _verdict(guest: _Guest, peer: _Peer, pair: _Pair) -> Verdict:
-        beside = pair.severities if peer.view.is_connected else 0
-        return _VERDICTS[guest.severities | peer.severities | beside]
 
     def _stand(self, uuid: str) -> None:
         """See how a guest stands, and tell if that is news."""
@@ -428,12 +339,10 @@ class Board:
             return
         proved = self._evidence.proved_usec
         destinations = [
-            Destination(
-                peer=name, verdict=self._verdict(guest, peer, guest.pairs[name]), proved_usec=proved(uuid, name)
-            )
+            Destination(peer=name, verdict=verdict_of_parts(guest, peer), proved_usec=proved(uuid, name))
             for name, peer in self._peers.items()
         ]
-        destinations.sort(key=lambda it: _RANK[it.verdict])
+        destinations.sort(key=lambda it: BEST_FIRST.index(it.verdict))
         best = destinations[0] if destinations else None
         findings = self._result(guest, self._peers[best.peer]).findings if best else ()
         now = Standing(
@@ -458,6 +367,8 @@ class Board:
             listener(uuid)
 
 
+SILENCE = -1
+"""The number of a question that is no rule's: whether the peer is connected."""
 _GUEST = frozenset({"guest"})
 _LOOK = frozenset({"look"})
 

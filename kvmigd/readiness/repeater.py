@@ -15,7 +15,7 @@ from kvmigd.model.guest import Guest
 from kvmigd.model.proof import FrameProof
 from kvmigd.peer.link import PeerLink
 from kvmigd.prove.wanted import Segment, Wanted
-from kvmigd.readiness.evidence import Evidence
+from kvmigd.readiness.evidence import Contact, Evidence
 from kvmigd.readiness.inquiry import Inquiry
 from kvmigd.readiness.wanted import KINDS
 
@@ -35,15 +35,16 @@ class Rhythm(msgspec.Struct, frozen=True, kw_only=True):
     least: float = 5.0
     """Between two proofs with one peer."""
     failed: float = 60.0
-    """After the peer, or a part of the proofs, has not answered."""
+    """After a proof that did not go as it must; twice as long each time, up to a third of `every`."""
 
 
 class _Due:
     """What is to be proved with a peer, and when (loop time)."""
 
-    __slots__ = ("kinds", "proved_at", "when")
+    __slots__ = ("failures", "kinds", "proved_at", "when")
 
     def __init__(self) -> None:
+        self.failures = 0
         self.kinds: set[str] = set()
         self.when = float("inf")
         self.proved_at = float("-inf")
@@ -59,7 +60,6 @@ class Repeater:
         *,
         guests: Callable[[], Iterable[Guest]],
         links: Callable[[], Mapping[str, PeerLink]],
-        on_proved: Callable[[str], None] = lambda _peer: None,
         rhythm: Rhythm = Rhythm(),  # noqa: B008  # frozen
         dice: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -67,7 +67,6 @@ class Repeater:
         self._evidence = evidence
         self._guests = guests
         self._links = links
-        self._on_proved = on_proved
         self._rhythm = rhythm
         self._dice = dice
         self._due: dict[str, _Due] = {}
@@ -148,30 +147,48 @@ class Repeater:
     async def _prove(self, name: str) -> None:
         due, link, rhythm = self._due[name], self._links()[name], self._rhythm
         kinds, due.kinds, due.when = due.kinds or set(KINDS), set(), float("inf")
-        whole = kinds >= KINDS
         wanted = self._inquiry.wanted(link, tuple(self._guests()), throughput=True)
-        again = rhythm.every * self._dice(1 - rhythm.jitter, 1 + rhythm.jitter)
         try:
-            proofs = await self._inquiry.prove(link, only(wanted, kinds))
+            if "ports" in kinds:  # libvirt's port, and what names resolve to, change without a word
+                await self._inquiry.look(link, here=(), there=())
+            await self._inquiry.prove(link, only(wanted, kinds))
         except KvmigdError as error:
             log.info("nothing proved", peer=name, error=error.message)
-            due.kinds |= kinds
-            again = rhythm.failed * self._dice(1.0, 2.0)
+            bad = kinds
         else:
-            tried = (*proofs.ports, *proofs.storage, *proofs.frames, *proofs.tls)
-            if any(proof.problem in ("busy", "no-answer") for proof in tried):
-                due.kinds |= kinds
-                again = rhythm.failed * self._dice(1.0, 2.0)
-            if whole:
+            bad = bad_kinds(self._evidence.contact(name))
+            if kinds >= KINDS:
                 self._evidence.limit(
                     name,
                     folders=frozenset(wanted.storage),
                     segments=frozenset(f"{segment.bridge}/{segment.vlan}" for segment in wanted.frames),
                 )
+        again = rhythm.every
+        due.failures = due.failures + 1 if bad else 0
+        if bad:
+            # What was mended outside of both hosts tells nobody.
+            due.kinds |= bad
+            again = min(rhythm.failed * 2 ** (due.failures - 1), rhythm.every / 3)
         now = asyncio.get_running_loop().time()
         due.proved_at = now
-        due.when = min(max(due.when, now + rhythm.least), now + again)
-        self._on_proved(name)
+        due.when = min(
+            max(due.when, now + rhythm.least), now + again * self._dice(1 - rhythm.jitter, 1 + rhythm.jitter)
+        )
+
+
+def bad_kinds(contact: Contact) -> set[str]:
+    """Kinds of proofs of which one did not go as it must; that QEMU may not write proves nothing of storage."""
+    proofs = contact.proofs
+    kinds = {
+        "ports": proofs.ports,
+        "storage": [proof for proof in proofs.storage if proof.problem != "unwritable"],
+        "frames": proofs.frames,
+        "tls": proofs.tls,
+    }
+    bad = {kind for kind, tried in kinds.items() if not all(proof.is_proved for proof in tried)}
+    if contact.remote is not None and contact.remote.problem:
+        bad.add("ports")
+    return bad
 
 
 def _keys(segments: Iterable[Segment | FrameProof]) -> Iterator[tuple[str, int, int]]:

@@ -257,12 +257,28 @@ def test_a_peer_that_fails_or_is_busy_is_tried_again_later() -> None:
         world.inquiry.problem = "busy"
         world.have(guest("web", 1))
         world.repeater.met("b")
-        await until(lambda: len(world.inquiry.proved) == 2)
+        await until(lambda: len(world.inquiry.proved) == 1)
         world.inquiry.problem = ""
-        await until(lambda: len(world.inquiry.proved) == 3)
+        await until(lambda: len(world.inquiry.proved) == 2)
         await world.rest()
-        assert world.kinds() == [("b", KINDS)] * 3
+        assert world.kinds() == [("b", KINDS), ("b", {"ports"})]
         assert all(proof.is_proved for proof in world.evidence.contact("b").proofs.ports)
+
+    run_(body, "b")
+
+
+def test_what_went_wrong_is_tried_again_by_itself_and_that_alone() -> None:
+    async def body(world: World) -> None:
+        world.inquiry.problem = "timeout"
+        world.have(guest("web", 1))
+        world.repeater.met("b")
+        await until(lambda: len(world.inquiry.proved) == 3)
+        world.inquiry.problem = ""
+        await until(lambda: all(proof.is_proved for proof in world.evidence.contact("b").proofs.ports))
+        count = len(world.inquiry.proved)
+        await world.rest()
+        assert len(world.inquiry.proved) == count
+        assert set(world.kinds()[1:]) == {("b", frozenset({"ports"}))}
 
     run_(body, "b")
 

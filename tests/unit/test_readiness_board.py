@@ -304,6 +304,15 @@ def test_peers_come_and_go() -> None:
     assert site.board.result(GUESTS[0].uuid, "hostb") is None
 
 
+def test_a_peer_that_comes_back_is_as_good_as_before() -> None:
+    site = Site()
+    for event in ("peer lost", "work", "peer back", "work"):
+        EVENTS[event](site)
+    site.is_right()
+    assert site.board.readiness is Verdict.READY
+    assert all(it.verdict is Verdict.READY for it in site.board.standings[GUESTS[0].uuid].destinations)
+
+
 def test_the_work_is_done_in_the_background() -> None:
     async def body() -> None:
         site = Site()
