@@ -335,8 +335,10 @@ class Readiness:
             self._looker.wake(host)
 
     def _wake(self) -> None:
+        here = self._evidence.wanted(HERE)
         for name in self._connected():
-            self._looker.wake(name)
+            if here or self._evidence.wanted(name):
+                self._looker.wake(name)
 
     def _reprove(self, kinds: set[str]) -> None:
         for name in self._connected() if kinds else ():
