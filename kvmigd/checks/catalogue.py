@@ -38,6 +38,7 @@ from kvmigd.checks import (
 )
 from kvmigd.checks.check import Check
 from kvmigd.checks.knowledge import ANSWERS, LOOKED, PICTURE, unknown_subjects, unseen
+from kvmigd.checks.refusals import REFUSALS
 from kvmigd.checks.rule import Rule, Scope
 from kvmigd.checks.view import Case, Hosts, Local
 from kvmigd.model.finding import Finding, Severity, ordered
@@ -56,7 +57,8 @@ RULES: tuple[Rule, ...] = tuple(
 """All rules. Within a severity, findings are told in this order: what others depend on is mended first."""
 
 CHECKS: dict[str, Check] = {
-    check.id: check for check in (ANSWERS, PICTURE, LOOKED, *(check for rule in RULES for check in rule.tells))
+    check.id: check
+    for check in (ANSWERS, PICTURE, LOOKED, *(check for rule in RULES for check in rule.tells), *REFUSALS)
 }
 """All checks by id, in the same order."""
 

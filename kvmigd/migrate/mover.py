@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import time
 from collections.abc import AsyncIterator
 
 import msgspec
 import structlog
 
-from kvmigd.checks.failures import finding_of, understood
 from kvmigd.checks.guest import memory_needed
 from kvmigd.checks.ports import port_open
 from kvmigd.errors import (
@@ -227,7 +227,7 @@ class Mover:
             return
         both = "; ".join(side.describe() for side in (source, destination) if side is not None)
         log.warning("guest did not arrive", **fields, hosts=both, complaint=failure.message if failure else "")
-        failure = self._explained(job, guest, link, failure)
+        failure = await self._explained(job, guest, link, failure)
         if outcome is Outcome.STAYED:
             with contextlib.suppress(PeerUnreachable):
                 await link.settle(job.uuid, guest.uuid, outcome="stayed", autostart=False)
@@ -246,18 +246,24 @@ class Mover:
             f"virsh resume {guest.name}",
         )
 
-    def _explained(self, job: Job, guest: Guest, link: PeerLink, failure: KvmigdError | None) -> KvmigdError | None:
+    async def _explained(
+        self, job: Job, guest: Guest, link: PeerLink, failure: KvmigdError | None
+    ) -> KvmigdError | None:
         """The failure with libvirt's own words and what they mean, which becomes the job's first finding.
 
         Words that nobody has entered in the dictionary stay as they are.
         """
         if not isinstance(failure, HypervisorFailed):
             return failure
-        meaning = understood(failure.message, failure.number)
+        # Hundreds of patterns, which most daemons never need: they are loaded, in a thread, when something fails.
+        dictionary = await asyncio.to_thread(importlib.import_module, "kvmigd.checks.failures")
+        meaning = dictionary.understood(failure.message, failure.number)
         if meaning is None:
             return failure
         here = self._host.config.name
-        finding = finding_of(meaning, here=here, there=link.name, raw=failure.message, guest=guest.name)
+        finding: Finding = dictionary.finding_of(
+            meaning, here=here, there=link.name, raw=failure.message, guest=guest.name
+        )
         job.findings = (finding, *job.findings)
         return HypervisorFailed(f"{failure.message}. {finding.summary}", hint=finding.remedy, number=failure.number)
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvmigd.checks.catalogue import CHECKS
 from kvmigd.checks.failures import DICTIONARY, HostRole, Meaning, finding_of, meanings, understood
 from kvmigd.checks.failures.entry import Entry, entry
 from kvmigd.checks.failures.expected import EXPECTED
@@ -24,6 +25,10 @@ def finding(text: str, number: int = 0) -> Finding:
 
 def ids(case: tuple[int, str, str, str]) -> str:
     return f"{case[2]}-{case[1][-48:]}"
+
+
+def test_every_entry_is_of_a_check_in_the_catalogue() -> None:
+    assert {entry.check for entry in DICTIONARY} <= CHECKS.keys()
 
 
 @pytest.mark.parametrize("case", TEXTS, ids=ids)
