@@ -25,9 +25,10 @@ def libvirt_stopped(ground: Ground) -> Iterator[None]:
         yield
 
 
-@situation(FAILS, "hypervisor.alive", "hypervisor.remote", verdicts=("blocked", "unknown"))
+@situation(FAILS, "hypervisor.alive", "hypervisor.remote", "peer.answers", verdicts=("blocked", "unknown"))
 def libvirt_hangs(ground: Ground) -> Iterator[None]:
     """libvirtd hangs there."""
+    # what the other host cannot ask of it is unknown, and whose silence that is is told
     ground.start()
     with faults.paused(ground.b, "libvirtd.service"):
         yield
@@ -145,7 +146,7 @@ def certificate_missing(ground: Ground) -> Iterator[None]:
     faults.restart_libvirt(b)
 
 
-@situation(FAILS, *TLS, verdicts=LOST)
+@situation(FAILS, *TLS, "peer.answers", verdicts=LOST)
 def client_certificate_missing(ground: Ground) -> Iterator[None]:
     """The certificate by which libvirt here connects to libvirt there is missing."""
     ground.start()

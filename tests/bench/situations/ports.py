@@ -111,12 +111,18 @@ def libvirt_without_tls_socket(ground: Ground) -> Iterator[None]:
     """libvirt there has no TLS socket."""
     ground.start()
     b = ground.b
-    b.sh("systemctl stop libvirtd.service libvirtd-tls.socket; systemctl start libvirtd.service")
+    # whoever asks for libvirt meanwhile starts it, with the sockets that there are
+    b.sh(
+        "systemctl --quiet --runtime mask libvirtd-tls.socket\n"
+        "for n in $(seq 20); do systemctl stop libvirtd-tls.socket libvirtd.service; systemctl start libvirtd.service\n"
+        "ss --no-header --tcp --listening --numeric 'sport = :16514' | grep -q . || exit 0; done; exit 1"
+    )
     try:
         yield
     finally:
-        # whoever asks for libvirt meanwhile starts it, and while it runs no socket of its can be started
+        # while it runs no socket of its can be started
         b.sh(
+            "systemctl --quiet --runtime unmask libvirtd-tls.socket\n"
             "for n in $(seq 20); do\n"
             "systemctl reset-failed libvirtd.service libvirtd-tls.socket; systemctl stop libvirtd.service\n"
             "systemctl start libvirtd-tls.socket && break; done; systemctl start libvirtd.service"
