@@ -170,7 +170,7 @@ async def test_children_are_found_from_the_top() -> None:
 
         assert await below("/") == ["org"]
         assert await below("/org") == ["kvmigd1"]
-        assert await below(path.ROOT) == ["job", "peer"]
+        assert await below(path.ROOT) == ["guest", "job", "peer"]
         assert await below(path.ROOT + "/job") == ["1"]
         assert await below(path.ROOT + "/peer") == ["_32nd_2ehost", "hostb"]
 
@@ -186,7 +186,8 @@ async def test_object_manager_is_at_the_root_only() -> None:
         job = await here.caller.migrate()
         manager = "org.freedesktop.DBus.ObjectManager"
         (objects,) = await here.caller.call(path.ROOT, manager, "GetManagedObjects")
-        assert set(objects) == {job, path.peer_path("hostb"), path.peer_path("2nd.host")}
+        guests = {path.guest_path(uuid) for uuid in here.operations.standings}
+        assert set(objects) == {job, path.peer_path("hostb"), path.peer_path("2nd.host"), *guests}
         assert set(objects[job]) == {path.JOB, path.MIGRATION}
         assert objects[job][path.JOB]["Guest"] == Variant("s", "web1")
         with pytest.raises(CallFailed, match="UnknownInterface"):
