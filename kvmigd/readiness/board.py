@@ -74,7 +74,9 @@ class Board:
         else:
             if part.view.is_connected != view.is_connected or (not view.is_connected and part.view != view):
                 words = EVERYTHING
-            part.view, part.hosts = view, None
+            part.view = view
+            if words:
+                part.hosts = None
         if words:
             self._touch_peer(name, words)
 
