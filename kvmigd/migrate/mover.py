@@ -165,7 +165,8 @@ class Mover:
         proof = await prove_port(link, job.uuid)
         findings = tuple(port_open(proof, here=self._host.config.name, there=link.name))
         if findings:
-            job.findings = (*findings, *job.findings)
+            # What was only read in the firewall's rules is no news beside what was tried.
+            job.findings = (*findings, *(it for it in job.findings if it.check != findings[0].check))
             _raise_if_blocked(guest, link.name, job.findings)
 
     async def _stream(self, job: Job, guest: Guest, stream: Stream) -> KvmigdError | None:

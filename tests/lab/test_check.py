@@ -106,25 +106,25 @@ def test_the_uuid_is_taken(a: Host, b: Host, web: Guest) -> None:
 def test_the_port_is_blocked_by_the_firewall(a: Host, b: Host, web: Guest) -> None:
     with faults.block_port(b, "49152-49215"):
         finding = daemon.blocking(a, web.name, b.name)["port.open"]
-        assert finding.details["found"] == "timeout"
+        assert finding.details["found"].startswith("timeout (inet lab_fault_")
         assert finding.details["basis"] == "proved"
-        verdict, _findings = daemon.check(a, web.name, b.name, prove=("b", "false"))
-        assert verdict == "ready", "without proofs nobody looks"
     assert daemon.blocking(a, web.name, b.name) == {}
 
 
 def test_the_port_is_rejected_by_the_firewall(a: Host, b: Host, web: Guest) -> None:
     with faults.reject_port(b, "49152-49215"):
-        assert daemon.blocking(a, web.name, b.name)["port.open"].details["found"] == "refused"
+        assert daemon.blocking(a, web.name, b.name)["port.open"].details["found"].startswith("refused")
 
 
 def test_names_that_do_not_resolve_or_resolve_to_localhost(a: Host, b: Host, web: Guest) -> None:
     hosts = a.read("/etc/hosts")
     without = "".join(line for line in hosts.splitlines(keepends=True) if "hostb" not in line)
     with faults.file_changed(a, "/etc/hosts", without):
-        assert "does not resolve on hosta" in daemon.blocking(a, web.name, b.name)["host.name"].summary
+        assert "does not resolve on hosta" in daemon.blocking(a, web.name, b.name)["host.resolve"].summary
     with faults.file_changed(b, "/etc/hosts", "127.0.1.1 hostb\n" + b.read("/etc/hosts")):
-        assert "localhost on hostb itself" in daemon.blocking(a, web.name, b.name)["host.name"].summary
+        # kvmigd gives libvirt an address for the stream, so only those who use the name are harmed.
+        verdict, findings = daemon.check(a, web.name, b.name)
+        assert (verdict, [finding.check for finding in findings]) == ("degraded", ["host.name"])
     assert daemon.blocking(a, web.name, b.name) == {}
 
 
@@ -151,7 +151,7 @@ def test_a_cpu_feature_that_the_peer_lacks(a: Host, b: Host) -> None:
 def test_an_emulator_that_the_peer_does_not_have(a: Host, b: Host, web: Guest) -> None:
     emulator = "/usr/bin/qemu-system-x86_64"
     with renamed_emulator(b, emulator):
-        finding = daemon.blocking(a, web.name, b.name)["machine.type"]
+        finding = daemon.blocking(a, web.name, b.name)["machine.emulator"]
         assert emulator in finding.details["expected"]
 
 
