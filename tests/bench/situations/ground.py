@@ -13,6 +13,9 @@ from tests.lab.guests import Guest, Kind
 from tests.lab.host import Host, wait_until
 from tests.lab.lab import Lab
 
+PATIENCE = 12
+"""Seconds that Check gets for an answer."""
+
 PEER_URI = "qemu+tls://{name}/system"
 
 
@@ -124,7 +127,7 @@ class Ground:
     def check(self, guest: Guest, *, prove: bool = True) -> tuple[str, list[Finding]]:
         """Ask Check; raises CallFailed, also where it does not answer in time."""
         words = ("ssa{sv}", guest.name, self.b.name, "1", "prove", "b", "true" if prove else "false")
-        verdict, findings = daemon.call(self.a, daemon.ROOT, daemon.MANAGER, "Check", *words, timeout=20)
+        verdict, findings = daemon.call(self.a, daemon.ROOT, daemon.MANAGER, "Check", *words, timeout=PATIENCE)
         return verdict, [
             Finding(check, severity, summary, {key: value["data"] for key, value in details.items()})
             for check, severity, summary, details in findings
