@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import msgspec
 
@@ -31,7 +30,7 @@ def changed_here(before: HostState, now: HostState) -> frozenset[str]:
         if old is new:
             continue
         if isinstance(old, Mounts) and isinstance(new, Mounts) and old.problem == new.problem:
-            if not any(mount.is_storage for mount in _others(old, new)):
+            if not any(mount.is_storage for some in _others(old, new) for mount in some):
                 continue
         elif isinstance(old, HypervisorState) and isinstance(new, HypervisorState) and _same_hypervisor(old, new):
             continue
@@ -39,12 +38,13 @@ def changed_here(before: HostState, now: HostState) -> frozenset[str]:
     return frozenset(words)
 
 
-def _others(before: Mounts, now: Mounts) -> Iterator[MountFact]:
-    """Mounts that came, went or changed: those that stay the same are the same objects. A host can have 10,000."""
-    known = set(map(id, before.mounts))
-    kept = set(map(id, now.mounts))
-    yield from (mount for mount in before.mounts if id(mount) not in kept)
-    yield from (mount for mount in now.mounts if id(mount) not in known)
+def _others(before: Mounts, now: Mounts) -> tuple[list[MountFact], list[MountFact]]:
+    """Mounts that went or were, and that came or are now: what stays is the same object. A host can have 10,000."""
+    was, kept = set(map(id, before.mounts)), set(map(id, now.mounts))
+    return (
+        [mount for mount in before.mounts if id(mount) not in kept],
+        [mount for mount in now.mounts if id(mount) not in was],
+    )
 
 
 def _same_hypervisor(old: HypervisorState, new: HypervisorState) -> bool:
@@ -80,9 +80,14 @@ def places(before: HostState, now: HostState) -> frozenset[str]:
     if before.mounts is not now.mounts:
         if before.mounts.is_known != now.mounts.is_known:
             return frozenset({ROOT})
-        # Room in a file system comes and goes, and changes nothing of where a path leads.
-        seen = Counter((it.point, msgspec.structs.replace(it, space=None)) for it in _others(before.mounts, now.mounts))
-        found.update(point for (point, _mount), count in seen.items() if count % 2)
+        gone, come = _others(before.mounts, now.mounts)
+        was = {mount.key: mount for mount in gone}
+        for mount in come:
+            old_one = was.pop(mount.key, None)
+            # Room in a file system comes and goes, and changes nothing of where a path leads.
+            if old_one is None or msgspec.structs.replace(old_one, space=mount.space) != mount:
+                found.update(it.point for it in (old_one, mount) if it is not None)
+        found.update(mount.point for mount in was.values())
     if before.storage is not now.storage:
         if before.storage.is_known != now.storage.is_known:
             return frozenset({ROOT})

@@ -300,9 +300,11 @@ class Readiness:
 
     def _shaken(self, host: str, before: HostState, now: HostState) -> set[str]:
         """A host's picture has changed: doubt the looks that rest on it; returns the kinds of proofs that do."""
+        guests = tuple(self._active())
+        if not guests:
+            return {"ports", "storage", "frames"}  # for those that come: while there are none nothing is proved
         kinds = set()
         doubted: set[str] = set()
-        guests = tuple(self._active())
         points = changes.places(before, now)
         if changes.ROOT in points:
             doubted |= {guest.uuid for guest in guests}
