@@ -136,13 +136,10 @@ class Readiness:
             links = [self._links.get(name) for name in names]
             wanted = [guest for guest in guests if guest.uuid in uuids]
             active = [guest for guest in wanted if self._board.find(guest.uuid) is not None]
-            found = await self._ask_all(active, links, options) if active else []
-            others = [guest for guest in wanted if guest not in active]
-            found += await asyncio.gather(
-                *(self._check_other(guest, link, options) for guest in others for link in links)
-            )
-            by_name = {guest.name: guest.uuid for guest in wanted}
-            rows.update({(by_name[row.guest], row.peer): row for row in found})
+            rows.update(await self._ask_all(active, links, options))
+            others = [(guest, link) for guest in wanted if guest not in active for link in links]
+            found = await asyncio.gather(*(self._check_other(guest, link, options) for guest, link in others))
+            rows.update({(guest.uuid, link.name): row for (guest, link), row in zip(others, found, strict=True)})
         return [row for row in rows.values() if row is not None]
 
     def _known(self, guest: Guest, peer: str, options: CheckOptions) -> CheckResult | None:
@@ -175,12 +172,12 @@ class Readiness:
     async def check(self, guest: Guest, link: PeerLink, options: CheckOptions) -> CheckResult:
         """Ask both hosts about a guest, wherever it stands."""
         if self._board.find(guest.uuid) is not None:
-            return (await self._ask_all((guest,), (link,), options))[0]
+            return (await self._ask_all((guest,), (link,), options))[guest.uuid, link.name]
         return await self._check_other(guest, link, options)
 
     async def _ask_all(
         self, guests: Sequence[Guest], links: Sequence[PeerLink], options: CheckOptions
-    ) -> list[CheckResult]:
+    ) -> dict[tuple[str, str], CheckResult]:
         """Ask both hosts about active guests, and with `prove` try what can be tried.
 
         A peer that fails in the middle becomes a finding of severity `unknown`.
@@ -191,14 +188,17 @@ class Readiness:
             async with few:
                 return await self._ask(guests, link, options, here=here)
 
+        if not guests:
+            return {}
         errors = await asyncio.gather(*(one(link, () if number else guests) for number, link in enumerate(links)))
-        rows = []
+        rows = {}
         for guest in guests:
             for link, error in zip(links, errors, strict=True):
                 row = self._judged(guest.uuid, link.name, options) if error is None else None
                 # Without an error the guest has left, or the peer was taken out of the configuration, meanwhile.
                 error = error or NoSuchPeer(f"{guest.name} or {link.name} is gone.")
-                rows.append(row or _row(guest, link.name, unanswered(self._host.config.name, link.name, error)))
+                finding = unanswered(self._host.config.name, link.name, error)
+                rows[guest.uuid, link.name] = row or _row(guest, link.name, finding)
         return rows
 
     async def _ask(
