@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 import structlog
 
 from kvmigd.checks.guest import memory_needed
-from kvmigd.errors import GuestBusy, GuestNotRunning, NoDestination, PeerUnreachable
+from kvmigd.errors import GuestBusy, GuestNotRunning, HypervisorUnavailable, NoDestination, PeerUnreachable
 from kvmigd.evacuate.evacuation import Evacuation
 from kvmigd.evacuate.placement import candidates, why_none
 from kvmigd.host.local import Host
@@ -130,8 +130,13 @@ class Service:
         return tuple(sorted(_best_first(rows), key=lambda row: row.guest))
 
     async def _find(self, guest: str) -> Guest:
-        """A guest of this host as libvirt has it now; raises NoSuchGuest."""
-        found = await self._host.hypervisor.guest(guest)
+        """A guest of this host as libvirt has it now, or as it was when libvirt went away; raises NoSuchGuest."""
+        try:
+            found = await self._host.hypervisor.guest(guest)
+        except HypervisorUnavailable:
+            if (known := self._readiness.find(guest)) is None:
+                raise
+            return known
         await self.picture.settled(HypervisorState)
         return self._readiness.find(found.uuid) or found
 

@@ -321,6 +321,22 @@ def test_readiness_comes_by_itself_and_check_is_answered_from_it(run: Run) -> No
     run(body)
 
 
+def test_while_libvirt_is_away_its_guests_are_known_and_blocked(run: Run) -> None:
+    async def body(sides: dict[str, Side]) -> None:
+        a = sides["hosta"]
+        web = a.hypervisor.add(guest("web"))
+        await until(lambda: web.uuid in a.service.standings)
+        a.hypervisor.set_alive(alive=False)
+        for options in (CheckOptions(prove=False), CheckOptions()):
+            (result,) = await a.service.check("web", "hostb", options)
+            assert (result.verdict, result.findings[0].check) == (Verdict.BLOCKED, "hypervisor.alive")
+        await until(lambda: a.service.stuck == ("web",))
+        a.hypervisor.set_alive(alive=True)
+        await until(lambda: a.service.stuck == ())
+
+    run(body)
+
+
 def test_check_all_tells_of_all_guests_and_peers(run: Run) -> None:
     async def body(sides: dict[str, Side]) -> None:
         a = sides["hosta"]
