@@ -43,8 +43,8 @@ class Body:
     def __init__(self, signature: str, *values: Any) -> None:
         self.signature = signature
         self.buffer = bytearray()
-        for child, value in zip(SignatureTree._get(signature).types if values else (), values, strict=True):
-            _writer_of(child)(self.buffer, value)
+        for write, value in zip(_writers(signature) if values else (), values, strict=True):
+            write(self.buffer, value)
 
     def add(self, signature: str, value: Any) -> None:
         """Add a value of one complete type. A string may be bytes that are UTF-8."""
@@ -108,6 +108,12 @@ class Prepared(Message):
         _align(head, 8)
         head += self._prepared.buffer
         return head
+
+
+@cache
+def _writers(signature: str) -> tuple[_Writer, ...]:
+    """What writes the values of a body."""
+    return tuple(_writer_of(child) for child in SignatureTree._get(signature).types)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -23,8 +24,9 @@ def key_of(field: str) -> str:
     return first + "".join("USec" if part == "usec" else part.capitalize() for part in rest)
 
 
+@cache
 def known(shape: type[msgspec.Struct]) -> dict[str, tuple[str, str]]:
-    """The options of a struct: field and D-Bus signature by key."""
+    """The options of a struct: field and D-Bus signature by key. Evaluating its annotations takes a while."""
     return {key_of(field.name): (field.name, _SIGNATURES[field.type]) for field in msgspec.structs.fields(shape)}
 
 
