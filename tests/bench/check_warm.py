@@ -107,7 +107,7 @@ class MadeUpPeer(peer_lab.MadeUpHost):
 async def serve(folder: Path) -> None:
     """All peers, until this process is ended."""
     async with asyncio.TaskGroup() as group:
-        await asyncio.start_server(lambda _reader, writer: writer.close(), "0.0.0.0", LIBVIRT_PORT)
+        await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", LIBVIRT_PORT)
         for number in range(1, PEERS + 1):
             name = f"peer{number}"
             config = msgspec.structs.replace(
@@ -130,7 +130,6 @@ def burden() -> None:
     sh("ip link set lo up; ip link add br0 type bridge; ip link set br0 up")
     sh('mkdir -p "$1"; mount -t tmpfs bench "$1"', PLACE)
     names = "".join(f"198.51.100.{number} peer{number}\n" for number in range(1, PEERS + 1))
-    sh('for n in $(seq "$1"); do ip address add 198.51.100.$n/32 dev lo; done', str(PEERS))
     Path(f"{PLACE}/hosts").write_text(f"127.0.0.1 localhost\n{names}", "utf-8")
     sh('mount --bind "$1/hosts" /etc/hosts', PLACE)
     sh('for n in $(seq "$2"); do mkdir "$1/m$n"; mount -t tmpfs -o size=4k b "$1/m$n"; done', PLACE, str(MOUNTS))
@@ -152,6 +151,7 @@ def configure(folder: Path) -> tuple[Path, Path]:
     (config / "kvmigd.toml").write_text(f'name = "hosta"\n{listen}\n[pki]\n{places}\n', "utf-8")
     for number in range(1, PEERS + 1):
         text = f'name = "peer{number}"\naddress = "127.0.0.1"\nport = {FIRST_PORT + number}\n'
+        text += 'libvirt_uri = "qemu+tls://127.0.0.1/system"\n'
         (config / f"peers.d/peer{number}.toml").write_text(text, "utf-8")
     return config, folder / "state"
 
