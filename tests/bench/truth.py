@@ -20,6 +20,7 @@ was seen, as lines of JSON.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -80,6 +81,8 @@ class Row:
     outcome: Outcome | None = None
     error: str = ""
     """Why the situation could not be made."""
+    lingering: str = ""
+    """What was still in the way 12 s after the situation before this one had been undone."""
 
     @property
     def truth(self) -> Truth:
@@ -193,7 +196,7 @@ def run(ground: Ground, situation: Situation) -> Row:
     if situation.make is None:
         return row
     try:
-        ground.wait_clear()
+        row.lingering = ground.wait_clear()
         with bounded(LIMIT), situation.make(ground):
             observe(ground, row)
     except Exception as error:  # whatever it is, the others shall be made
@@ -248,6 +251,7 @@ def details(row: Row) -> str:
         "about": row.situation.about,
         "left_out": row.situation.left_out,
         "error": row.error,
+        "lingering": row.lingering,
         "judged": row.judged(),
         "expected": _expected(row.situation),
         "verdict": row.proved.verdict,
@@ -283,6 +287,7 @@ def figures(rows: Sequence[Row]) -> tuple[dict[str, Figure], dict[str, Figure]]:
         "other_verdicts": [row for row in made if row.judged() == "other verdict"],
         "virsh_differs": [row for row in made if row.truth is not row.situation.truth],
         "not_made": [row for row in rows if row.error],
+        "lingering": [before for before, row in itertools.pairwise(rows) if row.lingering],
     }
     found: dict[str, Figure] = {"situations": len(made), "named_right": sum(row.named for row in made)}
     found |= {name: len(those) for name, those in lists.items()}

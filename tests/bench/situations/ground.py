@@ -104,8 +104,8 @@ class Ground:
             host.run("timeout", "5", "virsh", "--quiet", "undefine", *options, name, check=False)
         return bool(names)
 
-    def wait_clear(self) -> None:
-        """Wait until nothing is in the calm guest's way, which resets the lab if it takes too long."""
+    def wait_clear(self) -> str:
+        """Wait until nothing is in the calm guest's way; resets the lab if it takes too long, and tells why."""
         try:
             # not all that is needed may be known to Check
             for host in (self.a, self.b):
@@ -115,8 +115,19 @@ class Ground:
             if guests.state(self.a, self.calm) != "running":
                 raise LabError("The calm guest is gone.")
             wait_until("the way is free", self._is_clear, timeout=12, every=0.1)
-        except LabError:
+        except LabError as error:
+            left = self._left() or str(error)
             self.reset()
+            return left
+        return ""
+
+    def _left(self) -> str:
+        """What Check still says of the calm guest."""
+        try:
+            verdict, findings = self.check(self.calm)
+        except (daemon.CallFailed, LabError) as error:
+            return str(error)
+        return "" if verdict == "ready" else "; ".join(f"{found.check}: {found.summary}" for found in findings)
 
     def _is_clear(self) -> bool:
         try:
