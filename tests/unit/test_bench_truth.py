@@ -8,7 +8,7 @@ import pytest
 
 from tests.bench import truth
 from tests.bench.situations import SITUATIONS, Situation, Truth
-from tests.bench.truth import Answer, Row
+from tests.bench.truth_row import Answer, Row
 from tests.bench.truth_virsh import Outcome
 from tests.lab.daemon import Finding
 

@@ -1,6 +1,6 @@
 """Situations in which a guest shall move, made for real: faults, harmless differences, and nothing at all."""
 
-from tests.bench.situations import guest, harmless, identity, machine, network, ports, storage
+from tests.bench.situations import guest, harmless, identity, machine, network, ports, storage, supplies
 from tests.bench.situations.situation import ALL, Situation, Truth
 
 SITUATIONS = tuple(ALL)
@@ -16,4 +16,5 @@ __all__ = [
     "network",
     "ports",
     "storage",
+    "supplies",
 ]
