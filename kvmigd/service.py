@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+import msgspec
 import structlog
 
 from kvmigd.checks.guest import memory_needed
@@ -138,7 +139,11 @@ class Service:
                 raise
             return known
         await self.picture.settled(HypervisorState)
-        return self._readiness.find(found.uuid) or found
+        in_picture = self._readiness.find(found.uuid)
+        # Of a job nothing but events tells. Whatever else differs has changed this moment.
+        if in_picture is not None and msgspec.structs.replace(found, job=in_picture.job) == in_picture:
+            return in_picture
+        return found
 
     def _names(self) -> Sequence[str]:
         names = [view.name for view in self._peers.views]

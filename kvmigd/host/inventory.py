@@ -27,15 +27,16 @@ class InventoryMonitor:
         self._changed: set[str] = set()
         self._wake = asyncio.Event()
         hypervisor.on_change(self._on_connection)
-        hypervisor.on_inventory(self._on_inventory)
+        hypervisor.on_inventory(self.changed)
 
     def _on_connection(self) -> None:
-        self._on_inventory(ALL)
+        self.changed(ALL)
         if not self._hypervisor.alive:
             # At once: who asks in the meantime is not answered with what was true before.
             self._picture.unknown(HypervisorState, self._problem())
 
-    def _on_inventory(self, what: str) -> None:
+    def changed(self, what: str) -> None:
+        """Something may have changed, called as `Hypervisor.on_inventory` calls it."""
         self._changed.add(what)
         self._wake.set()
 

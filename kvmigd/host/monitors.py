@@ -17,6 +17,7 @@ from kvmigd.host.inventory import InventoryMonitor
 from kvmigd.host.links import LinkMonitor
 from kvmigd.host.mounttable import MountTable
 from kvmigd.host.picture import Monitor, Picture
+from kvmigd.host.snapshots import SnapshotFiles
 from kvmigd.host.storage.monitor import StorageMonitor
 from kvmigd.host.systemwatch import SystemMonitor
 from kvmigd.model.mounts import MountFact
@@ -44,13 +45,15 @@ class Monitors:
         self._system.on_jump(picture.shift)
         self._links = LinkMonitor(picture, files, config, root=root)
         self._firewall = FirewallMonitor(picture, files, config, bus=bus, root=root)
+        inventory = InventoryMonitor(picture, hypervisor)
+        self._snapshots = SnapshotFiles(picture, files, inventory.changed, root=root)
         self._all: dict[str, Monitor] = {
             "mounts": MountTable(picture, files, root=root),
             "storage": StorageMonitor(picture, files, root=root),
             "links": self._links,
             "firewall": self._firewall,
             "system": self._system,
-            "hypervisor": InventoryMonitor(picture, hypervisor),
+            "hypervisor": inventory,
         }
         self._told = asyncio.Event()
         self._waiting = set(self._all)
@@ -65,6 +68,7 @@ class Monitors:
 
     async def run(self) -> None:
         """Keep the whole picture true, for ever. A monitor that breaks ends all of them."""
+        self._snapshots.start()
         async with asyncio.TaskGroup() as group:
             for name, monitor in self._all.items():
                 group.create_task(monitor.run(), name=f"monitor-{name}")
