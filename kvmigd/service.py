@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-import msgspec
 import structlog
 
 from kvmigd.checks.guest import memory_needed
@@ -48,7 +47,7 @@ class Service:
         self._store = store
         self._readiness = readiness
         self._reload = reload
-        self._mover = Mover(host, jobs)
+        self._mover = Mover(host, jobs, readiness)
         self._listeners: list[Callable[[], None]] = []
         host.maintenance = store.get("maintenance") == "on"
         host.on_facts(self._changed)
@@ -139,10 +138,6 @@ class Service:
                 raise
             return known
         await self.picture.settled(HypervisorState)
-        in_picture = self._readiness.find(found.uuid)
-        # Of a job nothing but events tells. Whatever else differs has changed this moment.
-        if in_picture is not None and msgspec.structs.replace(found, job=in_picture.job) == in_picture:
-            return in_picture
         return found
 
     def _names(self) -> Sequence[str]:

@@ -37,7 +37,8 @@ from kvmigd.model.guest import Guest, Whereabouts
 from kvmigd.model.job import CheckOptions, JobKind, MigrateOptions, Phase
 from kvmigd.peer.link import PeerLink
 from kvmigd.peer.wire import Granted
-from kvmigd.readiness.check import check, prove_port
+from kvmigd.readiness.check import Checked, check, prove_port
+from kvmigd.readiness.readiness import Readiness
 
 log = structlog.get_logger(__name__)
 
@@ -51,9 +52,10 @@ POLL_SECONDS = 0.5
 class Mover:
     """Moves guests of this host to peers. Its one method `migrate` is the work of a migration job."""
 
-    def __init__(self, host: Host, jobs: Jobs) -> None:
+    def __init__(self, host: Host, jobs: Jobs, readiness: Readiness) -> None:
         self._host = host
         self._jobs = jobs
+        self._readiness = readiness
         host.hypervisor.on_guest(self._guest_event)
 
     def _guest_event(self, _name: str, uuid: str, event: GuestEvent) -> None:
@@ -87,7 +89,7 @@ class Mover:
         the guest stayed; GuestLost or Unresolved when neither is true.
         """
         job.enter(Phase.CHECKING)
-        checked = await job.unless_cancelled(check(self._host, link, guest, CheckOptions(prove=False)))
+        checked = await job.unless_cancelled(self._check(guest, link))
         job.findings = checked.findings
         _raise_if_blocked(guest, link.name, checked.findings)
         job.enter(Phase.ADMISSION)
@@ -110,6 +112,15 @@ class Mover:
                 self._host.remotes.forget(stream.libvirt_uri)
             job.enter(Phase.CONFIRMING)
             await self._confirm(job, guest, link, failure)
+
+    async def _check(self, guest: Guest, link: PeerLink) -> Checked:
+        """Both hosts look anew; what can be tried is believed as it was last tried, unless it stands in the way."""
+        proofs = self._readiness.proofs(link.name)
+        checked = await check(self._host, link, guest, CheckOptions(prove=False), proofs=proofs)
+        if any(finding.severity is Severity.BLOCK and finding.proved_usec for finding in checked.findings):
+            again = await self._readiness.check(guest, link, CheckOptions())
+            return msgspec.structs.replace(checked, findings=again.findings, verdict=again.verdict)
+        return checked
 
     @contextlib.asynccontextmanager
     async def _admission(self, job: Job, guest: Guest, link: PeerLink) -> AsyncIterator[Granted]:

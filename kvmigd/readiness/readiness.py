@@ -18,6 +18,7 @@ from kvmigd.model.guest import Guest
 from kvmigd.model.host import HostFacts
 from kvmigd.model.job import CheckOptions
 from kvmigd.model.peer import PeerView
+from kvmigd.model.proof import Proofs
 from kvmigd.model.readiness import CheckResult, Standing
 from kvmigd.model.state import HostState, StateChange
 from kvmigd.peer.link import PeerLink
@@ -112,6 +113,10 @@ class Readiness:
         """The active guest of that name or UUID, as it is known."""
         return self._board.find(key)
 
+    def proofs(self, peer: str) -> Proofs:
+        """What was tried with a peer, when it was last tried."""
+        return self._evidence.contact(peer).proofs
+
     @property
     def guests(self) -> tuple[Guest, ...]:
         """The active guests."""
@@ -135,7 +140,7 @@ class Readiness:
             uuids, names = {uuid for uuid, _ in missing}, dict.fromkeys(name for _, name in missing)
             links = [self._links.get(name) for name in names]
             wanted = [guest for guest in guests if guest.uuid in uuids]
-            active = [guest for guest in wanted if self._board.find(guest.uuid) is not None]
+            active = [guest for guest in wanted if self._is_on_board(guest)]
             rows.update(await self._ask_all(active, links, options))
             others = [(guest, link) for guest in wanted if guest not in active for link in links]
             found = await asyncio.gather(*(self._check_other(guest, link, options) for guest, link in others))
@@ -171,7 +176,7 @@ class Readiness:
 
     async def check(self, guest: Guest, link: PeerLink, options: CheckOptions) -> CheckResult:
         """Ask both hosts about a guest, wherever it stands."""
-        if self._board.find(guest.uuid) is not None:
+        if self._is_on_board(guest):
             return (await self._ask_all((guest,), (link,), options))[guest.uuid, link.name]
         return await self._check_other(guest, link, options)
 
@@ -214,8 +219,13 @@ class Readiness:
                 raise answer
         return None
 
+    def _is_on_board(self, guest: Guest) -> bool:
+        """It is active, and known as it is: of a job nothing but events tells, the rest may have changed just now."""
+        known = self._board.find(guest.uuid)
+        return known is not None and msgspec.structs.replace(guest, job=known.job) == known
+
     async def _check_other(self, guest: Guest, link: PeerLink, options: CheckOptions) -> CheckResult:
-        """The same for a guest that is not active; what is said of it is not kept."""
+        """The same for a guest that is not active, or not known like this; what is said of it is not kept."""
         if options.prove:
             try:
                 await self._inquiry.prove(link, self._inquiry.wanted(link, (guest,), disks=options.copy_disks))
