@@ -30,6 +30,8 @@ from kvmigd.migrate import mover
 from kvmigd.model.finding import Verdict
 from kvmigd.model.guest import GuestState
 from kvmigd.model.job import CheckOptions, EvacuateOptions, GuestLine, JobState, MigrateOptions, Phase
+from kvmigd.model.proof import PortProof, Proofs
+from kvmigd.readiness.readiness import Readiness
 from tests.simulated import guest
 from tests.unit.daemon_lab import Side, until
 
@@ -67,6 +69,29 @@ def test_a_guest_moves_and_its_autostart_with_it(run: Run) -> None:
         assert seen[-2:] == [Phase.CONFIRMING, Phase.FINISHED]
         assert Phase.SWITCHING in seen
         assert job.progress.pause_usec == 1234, "the real pause comes from the destination"
+
+    run(body)
+
+
+def test_a_proof_that_failed_is_tried_again_before_it_stands_in_the_way(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Proofs(ports=(PortProof(to="hostb", problem="timeout", text="it did not answer", taken_usec=1),))
+    asked: list[str] = []
+
+    def proofs(_readiness: Readiness, peer: str) -> Proofs:
+        asked.append(peer)
+        return held
+
+    monkeypatch.setattr(Readiness, "proofs", proofs)
+
+    async def body(sides: dict[str, Side]) -> None:
+        a = sides["hosta"]
+        a.hypervisor.add(guest("web"))
+        job = await a.service.migrate("web", "hostb", MigrateOptions())
+        assert await job.wait() == "done"
+        assert asked == ["hostb"]
+        assert "port.open" not in [finding.check for finding in job.findings]
 
     run(body)
 
