@@ -19,8 +19,9 @@ from kvmigd.host import domains, qemuconf, resources, stock
 from kvmigd.host.capabilities import daemon_of
 from kvmigd.host.files import Files
 from kvmigd.host.hypervisor import ALL, GuestEvent, HypervisorFacts, Stream
-from kvmigd.host.libvirtconnection import QUERY_SECONDS, STREAM_KEEPALIVE, LibvirtConnection, close, said
+from kvmigd.host.libvirtconnection import QUERY_SECONDS, STREAM_KEEPALIVE, LibvirtConnection, said
 from kvmigd.host.libvirtjobs import GuestJobs
+from kvmigd.host.libvirtlines import close
 from kvmigd.model.guest import Guest, Whereabouts
 from kvmigd.model.host import CpuFact, NameFact
 from kvmigd.model.hypervisor import HypervisorState, NetworkFact

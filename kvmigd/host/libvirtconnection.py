@@ -6,7 +6,8 @@ runs in, which asyncio does not allow.
 
 At rest there is one connection. libvirtd sends a keepalive on each connection that is silent for 5 s
 (`keepalive_interval`), which we answer; as long as it comes, our own timer, which is longer, never ends. When libvirtd
-hangs, we ask once, and give up 14 s after its last word. The connection for running jobs is opened when it is needed.
+hangs, we ask once, and give up 14 s after its last word. Calls that come together, and those about running jobs, have
+connections of their own (libvirtlines.py), opened when they are needed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from kvmigd.host import capabilities, libvirtevents
 from kvmigd.host.capabilities import Capabilities
 from kvmigd.host.files import Files
 from kvmigd.host.hypervisor import GuestEvent, HypervisorFacts
+from kvmigd.host.libvirtlines import Lines, close
 
 log = structlog.get_logger(__name__)
 
@@ -34,8 +36,6 @@ QUERY_SECONDS = 10.0
 KEEPALIVE_SECONDS, KEEPALIVE_COUNT = 7, 1
 """Longer than libvirtd's own 5 s, so that only one side asks; 7 s of silence, one question, 7 s for the answer."""
 STREAM_KEEPALIVE = 5, 3
-JOB_IDLE_SECONDS = 60.0
-"""So long the connection for jobs is kept after its last use."""
 SOCKETS_SECONDS = 2.0
 """After libvirt's socket has come, an admin may still be starting the others: our connection would start libvirtd by
 the first one, and systemd refuses a socket whose service runs already."""
@@ -91,10 +91,7 @@ class LibvirtConnection:
         self._queries = ThreadPoolExecutor(8, thread_name_prefix="libvirt")
         self._control = ThreadPoolExecutor(8, thread_name_prefix="libvirt-job")
         self._main: Any = None
-        self._job: Any = None
-        self._job_lock = threading.Lock()
-        self._job_users = 0
-        self._job_timer: asyncio.TimerHandle | None = None
+        self._lines = Lines(uri, close_in_thread=self._control.submit)
         self._problem = f"libvirt on {host_name} has not been connected yet."
         self._lost = asyncio.Event()
 
@@ -159,6 +156,7 @@ class LibvirtConnection:
 
     async def _keep(self, main: Any) -> None:
         self._main = main
+        self._lines.use(main)
         assert self.facts is not None
         log.info("hypervisor connected", uri=self.uri, libvirt=self.facts.libvirt, qemu=self.facts.qemu)
         self._tell_change()
@@ -166,8 +164,7 @@ class LibvirtConnection:
             await self._lost.wait()
         finally:
             self._main = None
-            self._queries.submit(close, main)
-            self._control.submit(self._close_job)
+            self._control.submit(self._lines.lose())
         self._problem = f"The connection to libvirt on {self._host_name} was lost."
         log.warning("hypervisor lost", uri=self.uri)
         self._tell_change()
@@ -250,48 +247,21 @@ class LibvirtConnection:
 
     async def ask_in(self, pool: ThreadPoolExecutor, question: Callable[[Any], T], seconds: float | None = None) -> T:
         """Ask something on the connection, in the threads of that pool."""
-        connection = self._main
-        if connection is None:
+        if self._main is None:
             raise HypervisorUnavailable(self._problem, hint=HINT)
-        return await self.in_thread(pool, lambda: question(connection), seconds)
+        return await self.in_thread(pool, lambda: self._on_line(question), seconds)
 
     async def control(self, action: Callable[[Any], T], seconds: float) -> T:
         """Do something with a running job, on a connection of its own."""
         if self._main is None:
             raise HypervisorUnavailable(self._problem, hint=HINT)
-        self._job_users += 1
-        if self._job_timer is not None:
-            self._job_timer.cancel()
-            self._job_timer = None
-        try:
-            return await self.in_thread(self._control, lambda: action(self._job_connection()), seconds)
-        finally:
-            self._job_users -= 1
-            if not self._job_users:
-                self._job_timer = self._loop.call_later(JOB_IDLE_SECONDS, self._control.submit, self._close_job)
+        return await self.in_thread(self._control, lambda: self._on_line(action, apart=True), seconds)
 
-    def _job_connection(self) -> Any:
-        with self._job_lock:
-            if self._job is None or not self._job.isAlive():
-                self._job = libvirt.open(self.uri)
-                self._job.setKeepAlive(*STREAM_KEEPALIVE)
-            return self._job
-
-    def _close_job(self) -> None:
-        with self._job_lock:
-            job, self._job = self._job, None
-        if job is not None:
-            close(job)
+    def _on_line(self, call: Callable[[Any], T], *, apart: bool = False) -> T:
+        with self._lines.line(apart=apart) as connection:
+            return call(connection)
 
 
 def said(error: libvirt.libvirtError) -> tuple[str, int]:
     """libvirt's words without their full stop, and its number for them."""
     return str(error.get_error_message() or error).rstrip("."), error.get_error_code() or 0
-
-
-def close(connection: Any) -> None:
-    """Close a connection; one that is broken is closed already."""
-    try:
-        connection.close()
-    except libvirt.libvirtError as error:
-        log.debug("connection not closed", error=str(error))

@@ -186,6 +186,52 @@ def test_the_connection_for_jobs_is_opened_when_it_is_needed(library: Library) -
     asyncio.run(run())
 
 
+def test_calls_that_come_together_have_connections_of_their_own(library: Library) -> None:
+    """Two that wait on one connection when libvirtd is given up would crash the daemon."""
+
+    async def run() -> None:
+        connection = LibvirtConnection("qemu:///system", host_name="hosta")
+        meet = threading.Barrier(3, timeout=5)
+
+        def together(line: Any) -> Any:
+            meet.wait()
+            return line
+
+        async with running(connection):
+            await until(lambda: connection.alive)
+            used = await asyncio.gather(*(connection.ask(together) for _ in range(3)))
+            assert set(used) == set(library.made), "each its own, and one of them the main one"
+            assert await connection.ask(lambda it: it) is library.made[0], "which costs nothing more where it is free"
+
+    asyncio.run(run())
+
+
+def test_the_main_connection_is_closed_when_the_call_on_it_has_ended(library: Library) -> None:
+    async def run() -> None:
+        connection = LibvirtConnection("qemu:///system", host_name="hosta")
+        go, began = threading.Event(), threading.Event()
+
+        def slow(line: Any) -> bool:
+            began.set()
+            go.wait(5)
+            return bool(line.is_closed)
+
+        async with running(connection):
+            await until(lambda: connection.alive)
+            asked = asyncio.ensure_future(connection.ask(slow))
+            await until(began.is_set)
+            first = library.made[0]
+            first.closed(first, libvirt.VIR_CONNECT_CLOSE_REASON_KEEPALIVE, None)
+            await until(lambda: len(library.made) == 2 and connection.alive)
+            assert not first.is_closed
+            assert await connection.ask(lambda it: it) is library.made[1], "the new one is free"
+            go.set()
+            assert not await asked
+            await until(lambda: first.is_closed)
+
+    asyncio.run(run())
+
+
 def test_a_job_that_is_aborted_is_known_to_have_ended(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     """No event tells of it."""
     monkeypatch.setattr(libvirtjobs, "AGAIN_SECONDS", 0.005)
