@@ -49,7 +49,7 @@ class Lines:
             self._main = _Main(main, threading.Lock())
 
     def lose(self) -> Callable[[], None]:
-        """The main connection is gone. Call what is returned: it closes it when the call on it has ended, and the rest."""
+        """The main connection is gone. What is returned closes it, when the call on it has ended, and the rest."""
         with self._lock:
             lost, self._main = self._main, None
 

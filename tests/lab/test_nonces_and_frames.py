@@ -109,7 +109,7 @@ def names_of(written: Any) -> dict[str, str]:
 @pytest.fixture
 def guests_folder(a: Host) -> Iterator[str]:
     """A folder of QEMU's user on the volume."""
-    a.sh('mkdir "$1" && chown libvirt-qemu:libvirt-qemu "$1"', GUESTS)
+    a.sh('mkdir -p "$1" && chown libvirt-qemu:libvirt-qemu "$1"', GUESTS)
     yield GUESTS
     a.sh('rm -rf "$1"', GUESTS)
 
