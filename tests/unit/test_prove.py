@@ -487,7 +487,7 @@ async def test_only_nonces_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 async def test_names_that_are_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
     Path(folder).mkdir()
-    async with met(tmp_path) as at, keepers(monkeypatch):
+    async with keepers(monkeypatch), met(tmp_path) as at:  # ends what the peer still holds
         (proof,) = await at.prover.storage([folder])
         assert (proof.problem, proof.text) == ("failed", "hostb cannot be told")
 
