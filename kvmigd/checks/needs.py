@@ -107,19 +107,30 @@ def seen(local: Local) -> tuple[Seen, ...]:
 
 def rows(case: Case) -> tuple[Row, ...]:
     """What both hosts say of all needs; nothing where the destination has not been asked. Put together once a case."""
-    known: tuple[Row, ...] | None = case.__dict__.get("_rows")
+    kept = case.__dict__
+    known: tuple[Row, ...] | None = kept.get("_rows")
     if known is None:
-        known = case.__dict__["_rows"] = tuple(_rows(case)) if case.look is not None else ()
+        known = kept["_rows"] = _rows(case) if case.look is not None else ()
     return known
 
 
-def _rows(case: Case) -> Iterator[Row]:
-    here = {one.need.path: one for one in seen(case.local)}
-    there, host = case.paths_there, case.destination
-    for need in needs(case.local):
-        mine, theirs = here.get(need.path), there.get(need.path)
-        place = None if theirs is None else place_of(host, theirs)
-        yield Row(need, mine and mine.fact, mine and mine.place, theirs, place)
+def _rows(case: Case) -> tuple[Row, ...]:
+    there, host = case.paths_there, case.hosts.destination
+    found = []
+    for need, mine, here in _halves(case.local):
+        theirs = there.get(need.path)
+        found.append(Row(need, mine, here, theirs, None if theirs is None else place_of(host, theirs)))
+    return tuple(found)
+
+
+def _halves(local: Local) -> tuple[tuple[Need, PathFact | None, Place | None], ...]:
+    """All needs, with what the guest's host says of them."""
+    known: tuple[tuple[Need, PathFact | None, Place | None], ...] | None = local.__dict__.get("_halves")
+    if known is None:
+        here = {one.need.path: one for one in seen(local)}
+        pairs = ((need, here.get(need.path)) for need in needs(local))
+        known = local.__dict__["_halves"] = tuple((need, one and one.fact, one and one.place) for need, one in pairs)
+    return known
 
 
 def _chain(disk: Disk, facts: dict[str, PathFact]) -> Iterator[str]:

@@ -23,8 +23,8 @@ from kvmigd.model.system import Release, Software, System
 GIB = 1 << 30
 UUID = "aaaaaaaa-1111-4111-8111-111111111111"
 OTHER_UUID = "bbbbbbbb-1111-4111-8111-111111111111"
-NFS = MountFact(point="/srv/guests", fs_type="nfs4", source="nas:/guests", shared=True)
-LOCAL = MountFact(point="/", fs_type="ext4", source="/dev/vda1")
+NFS = MountFact(id=36, point="/srv/guests", fs_type="nfs4", source="nas:/guests", shared=True)
+LOCAL = MountFact(id=25, point="/", fs_type="ext4", source="/dev/vda1")
 FIRMWARE = "/usr/share/OVMF/OVMF_CODE.fd"
 DISK = Disk(target="vda", paths=("/srv/guests/web.qcow2", "/srv/guests/base.qcow2"), format="qcow2")
 GUEST = Guest(
