@@ -21,9 +21,10 @@ DEFINED = Check(
 )
 PORT_GROUP = Check(
     id="network.port_group",
-    severity=Severity.BLOCK,
+    severity=Severity.WARN,
     title="The libvirt network on the destination has the port group that the guest's interface names.",
-    why="libvirt there does not start a guest with a port group that it does not know.",
+    why="A guest that comes is without the port group's VLANs, bandwidth and virtual port there, and at its next start "
+    "libvirt refuses it.",
     known="The port groups of the networks that libvirt on both hosts tells.",
     remedy="virsh net-edit NETWORK there: add the <portgroup> that virsh net-dumpxml shows here.",
 )

@@ -10,6 +10,7 @@ from kvmigd.checks.check import Check
 from kvmigd.checks.rule import Scope, rule
 from kvmigd.checks.view import Hosts
 from kvmigd.model.finding import Basis, Finding, Severity
+from kvmigd.model.host import CertificateFact
 
 MATERIAL = Check(
     id="tls.material",
@@ -65,7 +66,13 @@ def certificates(hosts: Hosts) -> Iterator[Finding]:
                 found=fact.problem,
                 remedy=_issue(side.facts.name),
                 basis=Basis.PROVED,
+                # The destination's QEMU is a client only on the way back.
+                severity=Severity.WARN if side is hosts.destination and _is_stream_client(fact) else None,
             )
+
+
+def _is_stream_client(fact: CertificateFact) -> bool:
+    return fact.is_for_stream and "client" in fact.purpose
 
 
 @rule(Scope.HOSTS, reads="facts proofs", tells=(HANDSHAKE,), back=True)

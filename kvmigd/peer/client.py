@@ -30,7 +30,8 @@ from kvmigd.peer import proofwire, wire
 from kvmigd.peer.identity import Credentials, diagnose, own_problem, translate, unreachable
 
 CALL_SECONDS = 10.0
-EXAMINE_SECONDS = 30.0
+EXAMINE_SECONDS = 12.0
+"""Storage that hangs is given up after 5 s, and libvirt after 10."""
 CLOSE_SECONDS = 0.5
 CLAIM_LIMIT = 256
 

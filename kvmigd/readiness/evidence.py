@@ -175,6 +175,11 @@ Tried = TypeVar("Tried", bound=Proof)
 
 
 def _newer(before: Tried | None, now: Tried | None) -> Tried | None:
-    if now is None or (before is not None and now.problem in _PASSING and before.problem not in _PASSING):
+    if now is None or (before is not None and _is_passing(now) and not _is_passing(before)):
         return before
     return now
+
+
+def _is_passing(proof: Proof) -> bool:
+    # Of ports, busy means that none of the range is free, which lasts.
+    return proof.problem in _PASSING and not (proof.problem == "busy" and isinstance(proof, PortProof))

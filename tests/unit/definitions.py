@@ -87,7 +87,7 @@ DEVICES = domain(
       <vlan trunk='yes'><tag id='1'/><tag id='2'/></vlan><filterref filter='clean-traffic'/><link state='down'/>
       <target dev='vnet3'/><teaming type='persistent'/><alias name='ua-backup'/></interface>
     <interface type='direct'><mac address='52:54:00:00:00:03'/><source dev='eth0' mode='passthrough'/></interface>
-    <interface type='network'><mac address='52:54:00:00:00:04'/>
+    <interface type='bridge'><mac address='52:54:00:00:00:04'/>
       <source network='lan' portgroup='office' bridge='virbr1'/></interface>
     <interface type='vhostuser'><mac address='52:54:00:00:00:05'/>
       <source type='unix' path='/run/dpdk.sock'/></interface>

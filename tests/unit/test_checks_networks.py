@@ -64,7 +64,7 @@ def test_connections_through_nat_are_lost() -> None:
 def test_the_port_group_is_missing() -> None:
     nics = (Nic(mac="52:54:00:00:00:01", kind="network", source="lan", port_group="staff"),)
     finding = only(guest__nics=nics)
-    assert (finding.check, finding.severity, finding.host) == ("network.port_group", Severity.BLOCK, "hostb")
+    assert (finding.check, finding.severity, finding.host) == ("network.port_group", Severity.WARN, "hostb")
     assert (finding.subject, finding.found) == ("staff", "none")
     assert "virsh net-edit lan" in finding.remedy
     assert only(guest__nics=nics, destination__networks=(changed(LAN, port_groups=("all",)),)).found == "all"

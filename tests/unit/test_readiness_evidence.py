@@ -127,9 +127,15 @@ def test_what_was_not_tried_again_stands() -> None:
 
 @pytest.mark.parametrize("problem", ["busy", "no-answer"])
 def test_what_could_not_be_tried_changes_nothing(problem: str) -> None:
-    good = Proofs(ports=(PortProof(to="hostb", taken_usec=1),))
-    passing = Proofs(ports=(PortProof(to="hostb", taken_usec=2, problem=problem),))
+    good = Proofs(storage=(StorageProof(folder="/srv", taken_usec=1),))
+    passing = Proofs(storage=(StorageProof(folder="/srv", taken_usec=2, problem=problem),))
     assert merged(good, passing) == good
+
+
+def test_that_no_port_is_free_is_no_passing_thing() -> None:
+    good = Proofs(ports=(PortProof(to="hostb", taken_usec=1),))
+    taken = Proofs(ports=(PortProof(to="hostb", taken_usec=2, problem="busy"),))
+    assert merged(good, taken) == taken
     assert merged(Proofs(), passing) == passing
     assert merged(passing, good) == good
 

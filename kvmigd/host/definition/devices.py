@@ -21,13 +21,15 @@ def nic_of(element: ET.Element) -> Nic:
     if source is not None:
         # A running guest's interface of a libvirt network also names the bridge behind it.
         name = source.get("network") or source.get("bridge") or source.get("dev") or ""
+    network = attribute(source, "network")
     return Nic(
         mac=attribute(element, "address", "mac"),
-        kind=element.get("type", ""),
+        # While the guest runs, libvirt tells the type by what is behind the network, a bridge or a device.
+        kind="network" if network else element.get("type", ""),
         source=name,
         model=attribute(element, "type", "model"),
         mtu=number(attribute(element, "size", "mtu")),
-        bridge=attribute(source, "bridge") if attribute(source, "network") else "",
+        bridge=attribute(source, "bridge") if network else "",
         port_group=attribute(source, "portgroup"),
         mode=attribute(source, "mode") if element.get("type") == "direct" else "",
         target=attribute(element, "dev", "target"),
