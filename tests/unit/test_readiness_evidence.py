@@ -130,14 +130,14 @@ def test_what_could_not_be_tried_changes_nothing(problem: str) -> None:
     good = Proofs(storage=(StorageProof(folder="/srv", taken_usec=1),))
     passing = Proofs(storage=(StorageProof(folder="/srv", taken_usec=2, problem=problem),))
     assert merged(good, passing) == good
+    assert merged(Proofs(), passing) == passing
+    assert merged(passing, good) == good
 
 
 def test_that_no_port_is_free_is_no_passing_thing() -> None:
     good = Proofs(ports=(PortProof(to="hostb", taken_usec=1),))
     taken = Proofs(ports=(PortProof(to="hostb", taken_usec=2, problem="busy"),))
     assert merged(good, taken) == taken
-    assert merged(Proofs(), passing) == passing
-    assert merged(passing, good) == good
 
 
 def test_proofs_that_nobody_needs_are_forgotten() -> None:
