@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import structlog
 
 from kvmigd.checks.guest import memory_needed
-from kvmigd.errors import GuestBusy, GuestNotRunning, HypervisorUnavailable, NoDestination, PeerUnreachable
+from kvmigd.errors import GuestBusy, GuestNotRunning, HypervisorUnavailable, KvmigdError, NoDestination, PeerUnreachable
 from kvmigd.evacuate.evacuation import Evacuation
 from kvmigd.evacuate.placement import candidates, why_none
 from kvmigd.host.local import Host
@@ -115,7 +116,9 @@ class Service:
         """
         names: Sequence[str] = (self._peers.get(destination).name,) if destination else ()
         if destination and options.prove:
-            await self._reachable(destination)
+            # It may have come back just now. If not, the verdict is unknown, and the finding says why.
+            with contextlib.suppress(KvmigdError):
+                await self._reachable(destination)
         found = self._readiness.find(guest) if not options.prove else None
         if found is None:
             found = await self._find(guest)

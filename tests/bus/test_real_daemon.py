@@ -332,11 +332,18 @@ async def test_what_cannot_be_has_its_own_error_at_once(here: Place, short: Path
         for guest, peer, name, words in (
             ("web", "nobody", "NoSuchPeer", "known peers: hostb"),
             ("web", "hosta", "SameHost", "this host itself"),
-            ("web", "hostb", "PeerUnreachable", "Connection refused"),
         ):
             assert (await refusal(caller, verb, "ssa{sv}", guest, peer, {}))[0] == ERROR + name
             assert words in (await refusal(caller, verb, "ssa{sv}", guest, peer, {}))[1]
         assert (await refusal(caller, verb, "ssa{sv}", "nobody", "", {}))[0] == ERROR + "NoSuchGuest"
+        if verb == "Migrate":
+            name, text = await refusal(caller, verb, "ssa{sv}", "web", "hostb", {})
+            assert name == ERROR + "PeerUnreachable"
+            assert "Connection refused" in text
+        else:
+            verdict, findings = await caller.call(path.ROOT, path.MANAGER, verb, "ssa{sv}", "web", "hostb", {})
+            assert (verdict, [finding[0] for finding in findings]) == ("unknown", ["peer.answers"])
+            assert "Connection refused" in findings[0][3]["found"].value
         for signature, body in (
             ("ssa{sv}", ("web", "hostb", {"nonsense": YES})),
             ("ssa{sv}", ("", "hostb", {})),
