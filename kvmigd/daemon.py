@@ -31,6 +31,7 @@ from kvmigd.host.hypervisor import Hypervisor
 from kvmigd.host.libvirt import LibvirtHypervisor
 from kvmigd.host.local import Host
 from kvmigd.host.monitors import Monitors
+from kvmigd.host.qemuuser import QEMU_CONF
 from kvmigd.jobs import Jobs
 from kvmigd.peer.admission import AdmissionDesk
 from kvmigd.peer.certificates import certificate_facts
@@ -104,7 +105,7 @@ class Daemon:
                 for part in (server, peers, host):
                     part.certificates_changed()
 
-            watch = files.watch(self._config.pki.files, certificates_changed)
+            watch = files.watch((*self._config.pki.files, QEMU_CONF), certificates_changed)
 
             async def reload() -> None:
                 nonlocal watch
@@ -114,7 +115,7 @@ class Daemon:
                     monitors.apply(self._config)
                     if before != self._config.pki:
                         watch.close()
-                        watch = files.watch(self._config.pki.files, certificates_changed)
+                        watch = files.watch((*self._config.pki.files, QEMU_CONF), certificates_changed)
 
             wanted = asyncio.Event()
 
