@@ -158,6 +158,7 @@ class SimulatedHypervisor:
             uuid_of_name=next((one.uuid for one in self.known.values() if one.name == name), ""),
             name_of_uuid=by_uuid.name if by_uuid else "",
             uuid_is_active=bool(by_uuid and by_uuid.state.is_active),
+            uuid_has_save=bool(by_uuid and by_uuid.managed_save and not by_uuid.state.is_active),
         )
 
     async def machine_problem(self, guest: Guest) -> str:

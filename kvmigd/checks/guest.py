@@ -54,11 +54,12 @@ DEFINITION = Check(
 SAVE = Check(
     id="guest.save",
     severity=Severity.BLOCK,
-    title="A guest that is shut off has no saved image of its memory.",
-    why="The image (virsh managedsave) stays on the host, and with it what the guest was doing; on the other host the "
-    "guest would boot anew from disks it takes to be in use.",
-    known="libvirt tells whether there is one.",
-    remedy="virsh start GUEST and move it live, or virsh managedsave-remove GUEST.",
+    title="No saved image of the guest's memory stays behind on its host, and none waits on the destination.",
+    why="The image (virsh managedsave) of a guest that is shut off stays on the host, and with it what the guest was "
+    "doing; on the other host the guest would boot anew from disks it takes to be in use. An old one on the "
+    "destination would be restored at the guest's next start there, over a disk that is newer, and destroy it.",
+    known="libvirt tells whether there is one; that of the destination is asked.",
+    remedy="virsh start GUEST and move it live, or virsh managedsave-remove GUEST on the host that has the image.",
 )
 BUSY = Check(
     id="hypervisor.busy",
@@ -160,9 +161,9 @@ _JOBS = {
 }
 
 
-@rule(Scope.PAIR, reads="guest look hypervisor", tells=(NAME, GUEST_UUID, AUTOSTART))
+@rule(Scope.PAIR, reads="guest look hypervisor", tells=(NAME, GUEST_UUID, SAVE, AUTOSTART))
 def guest_place(case: Case) -> Iterator[Finding]:
-    """Name and UUID of the guest are free on the destination, which does not start it by itself."""
+    """Name and UUID of the guest are free on the destination, where nothing of it is left that would start again."""
     guest, there = case.guest, case.destination
     if guest.job == "outgoing":  # what has its UUID there may be itself, on its way
         return
@@ -194,7 +195,19 @@ def guest_place(case: Case) -> Iterator[Finding]:
             f"virsh dominfo {guest.uuid}",
             basis=Basis.PROVED,
         )
-    elif twin is not None and twin.autostart:
+        return
+    # Nobody tells when an image is removed: what libvirt said when it was asked is newer than the picture.
+    if names.uuid_has_save if case.look else twin is not None and twin.managed_save:
+        yield SAVE.finding(
+            f"An old memory of {guest.name} is saved on {case.there} and would be restored over its disks.",
+            host=case.there,
+            subject="managed save image",
+            expected="no saved image",
+            found="a managed save image of the definition that is shut off there",
+            remedy=f"On {case.there}: virsh managedsave-remove {quote(guest.name)}",
+            basis=Basis.PROVED,
+        )
+    if twin is not None and twin.autostart:
         yield AUTOSTART.finding(
             f"{case.there} would start {guest.name} when it boots, though it runs on {case.here}.",
             host=case.there,

@@ -10,6 +10,7 @@ import libvirt
 
 from kvmigd.host.definition import guest_of
 from kvmigd.model.guest import Guest, GuestState, Whereabouts
+from kvmigd.model.host import NameFact
 from kvmigd.model.job import Progress
 
 _STATES = {
@@ -60,6 +61,18 @@ def _found(find: Callable[[str], Any], key: str) -> Any:
         if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG):
             return None
         raise
+
+
+def names(connection: Any, name: str, uuid: str) -> NameFact:
+    """Who holds this name and this UUID."""
+    namesake, twin = by_name(connection, name), by_uuid(connection, uuid)
+    active = twin is not None and bool(twin.isActive())
+    return NameFact(
+        uuid_of_name=namesake.UUIDString() if namesake is not None else "",
+        name_of_uuid=twin.name() if twin is not None else "",
+        uuid_is_active=active,
+        uuid_has_save=twin is not None and not active and bool(twin.isPersistent() and twin.hasManagedSaveImage()),
+    )
 
 
 def guest(domain: Any) -> Guest:

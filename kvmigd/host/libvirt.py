@@ -161,17 +161,7 @@ class LibvirtHypervisor:
 
     async def names(self, name: str, uuid: str) -> NameFact:
         """Who holds this name and this UUID here."""
-
-        def ask(connection: Any) -> NameFact:
-            by_name = domains.by_name(connection, name)
-            by_uuid = domains.by_uuid(connection, uuid)
-            return NameFact(
-                uuid_of_name=by_name.UUIDString() if by_name is not None else "",
-                name_of_uuid=by_uuid.name() if by_uuid is not None else "",
-                uuid_is_active=bool(by_uuid is not None and by_uuid.isActive()),
-            )
-
-        return await self._ask(ask)
+        return await self._ask(lambda connection: domains.names(connection, name, uuid))
 
     async def machine_problem(self, guest: Guest) -> str:
         """Why emulator, machine type and domain type cannot be had here, in libvirt's words; empty if they can."""

@@ -58,6 +58,8 @@ class NameFact(msgspec.Struct, frozen=True, kw_only=True):
     uuid_of_name: str = ""
     name_of_uuid: str = ""
     uuid_is_active: bool = False
+    uuid_has_save: bool = False
+    """The guest with that UUID is shut off, and libvirt would start it from a saved image (virsh managedsave)."""
 
 
 class ResolvedName(msgspec.Struct, frozen=True, kw_only=True):

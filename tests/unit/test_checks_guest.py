@@ -172,6 +172,22 @@ def test_memory_that_is_saved_stays_behind() -> None:
     assert "virsh managedsave-remove web" in finding.remedy
 
 
+def test_a_memory_that_is_saved_there_would_be_restored_over_the_disks() -> None:
+    there = NameFact(uuid_of_name=UUID, name_of_uuid="web", uuid_has_save=True)
+    for options in ({}, {"guest__state": GuestState.SHUTOFF, "options__offline": True}):
+        finding = only(there__names=there, **options)
+        assert (finding.check, finding.severity, finding.host) == ("guest.save", Severity.BLOCK, "hostb")
+        assert finding.remedy == "On hostb: virsh managedsave-remove web"
+    assert only(there__names=changed(there, uuid_is_active=True)).check == "guest.uuid"
+    saved = changed(TWIN, managed_save=True)
+    unasked = told(there=None, destination__state__hypervisor__guests=(saved,))
+    assert [finding.check for finding in unasked] == ["guest.save", "guest.looked"]
+    asked = NameFact(uuid_of_name=UUID, name_of_uuid="web")
+    assert told(there__names=asked, destination__state__hypervisor__guests=(saved,)) == (), "removed since"
+    both = told(there__names=there, destination__state__hypervisor__guests=(changed(TWIN, autostart=True),))
+    assert {finding.check for finding in both} == {"guest.save", "guest.autostart"}
+
+
 def test_a_definition_that_nobody_understands() -> None:
     finding = only(guest__problem="it is nested too deeply")
     assert (finding.check, finding.severity, finding.found) == (

@@ -15,12 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmigd.errors import HypervisorFailed
-from kvmigd.host import libvirtevents, resources, stock
+from kvmigd.host import domains, libvirtevents, resources, stock
 from kvmigd.host.capabilities import capabilities_of, daemon_of
 from kvmigd.host.hypervisor import ALL
 from kvmigd.host.inventory import InventoryMonitor
 from kvmigd.host.picture import Picture
 from kvmigd.model.guest import GuestState
+from kvmigd.model.host import NameFact
 from kvmigd.model.hypervisor import HypervisorState
 from tests import simulated
 from tests.simulated import SimulatedHypervisor, World
@@ -117,6 +118,7 @@ class Domain:
         )
         self.uuid, self._name = uuid, name
         self.reads = 0
+        self.active, self.persistent, self.saved = 1, 1, 0
 
     def state(self) -> list[int]:
         return [libvirt.VIR_DOMAIN_RUNNING, 1]
@@ -131,14 +133,17 @@ class Domain:
     def UUIDString(self) -> str:
         return self.uuid
 
+    def isActive(self) -> int:
+        return self.active
+
     def isPersistent(self) -> int:
-        return 1
+        return self.persistent
 
     def autostart(self) -> int:
         return 0
 
     def hasManagedSaveImage(self) -> int:
-        return 0
+        return self.saved
 
     def snapshotNum(self) -> int:
         return 2
@@ -178,6 +183,10 @@ class Connection:
     def listAllNWFilters(self) -> list[object]:
         return []
 
+    def lookupByName(self, name: str) -> Domain:
+        uuid = next((domain.uuid for domain in self.domains.values() if domain.name() == name), "")
+        return self.lookupByUUIDString(uuid)
+
 
 ONE, TWO = "11111111-1111-4111-8111-111111111111", "22222222-1111-4111-8111-111111111111"
 
@@ -206,6 +215,20 @@ def test_a_definition_that_cannot_be_read_hides_nothing_else() -> None:
     odd.xml = "<!DOCTYPE x><domain/>"
     state = stock.take(Connection(odd, Domain("db", TWO)), None, frozenset(), {})
     assert [(guest.name, bool(guest.problem)) for guest in state.guests] == [("db", False), ("odd", True)]
+
+
+def test_who_holds_name_and_uuid_and_whether_a_saved_image_waits() -> None:
+    web = Domain("web", ONE)
+    connection = Connection(web, Domain("db", TWO))
+    assert domains.names(connection, "web", ONE) == NameFact(uuid_of_name=ONE, name_of_uuid="web", uuid_is_active=True)
+    assert domains.names(connection, "db", ONE).uuid_of_name == TWO
+    assert domains.names(Connection(), "web", ONE) == NameFact()
+    web.saved = 1
+    assert not domains.names(connection, "web", ONE).uuid_has_save, "it runs: its image is of the past"
+    web.active = 0
+    assert domains.names(connection, "web", ONE).uuid_has_save
+    web.persistent = 0
+    assert not domains.names(connection, "web", ONE).uuid_has_save
 
 
 # The monitor
