@@ -96,6 +96,7 @@ class Daemon:
             group.create_task(host.run(), name="host")
             monitors = Monitors(host.picture, files, self._config, hypervisor, bus=Connection.open)
             group.create_task(monitors.run(), name="monitors")
+            host.before_look(monitors.read_for)
             server = await stack.enter_async_context(PeerServer(self._config, host, group=group, desk=desk))
             peers = await stack.enter_async_context(Peers(self._config, group))
             readiness = Readiness(host, peers, prover=lambda link: Prover(host, link, desk=desk, bursts=server.bursts))

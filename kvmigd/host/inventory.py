@@ -26,6 +26,7 @@ class InventoryMonitor:
         self._hypervisor = hypervisor
         self._changed: set[str] = set()
         self._wake = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
         hypervisor.on_change(self._on_connection)
         hypervisor.on_inventory(self.changed)
 
@@ -40,6 +41,13 @@ class InventoryMonitor:
         self._changed.add(what)
         self._wake.set()
 
+    async def read(self, what: str) -> None:
+        """Read anew what libvirt has no events of, like "filters"; returns when it, or why not, is in the picture."""
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append(done)
+        self.changed(what)
+        await done
+
     def _problem(self) -> str:
         return self._hypervisor.problem.rstrip(".") or "libvirt is not connected"
 
@@ -48,10 +56,15 @@ class InventoryMonitor:
         self._changed.add(ALL)
         while True:
             changed, self._changed = self._changed, set()
+            waiting, self._waiting = self._waiting, []
             self._wake.clear()
+            fine = not self._hypervisor.alive or await self._look(frozenset(changed))
             if not self._hypervisor.alive:
                 self._picture.unknown(HypervisorState, self._problem())
-            elif not await self._look(frozenset(changed)):
+            for done in waiting:
+                if not done.done():  # who waited may have gone
+                    done.set_result(None)
+            if not fine:
                 self._changed.add(ALL)
                 await asyncio.sleep(RETRY_SECONDS)
                 continue

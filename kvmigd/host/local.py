@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 CERTIFICATES_SECONDS = 3600.0
 """So often certificates are judged again although their files have not changed: they expire."""
+ANEW_SECONDS = 1.0
+"""So long a look waits for what no event tells of to be read."""
 K = TypeVar("K")
 T = TypeVar("T")
 
@@ -65,6 +67,7 @@ class Host:
         self._addresses: tuple[str, ...] = ()
         self._certificate_facts: tuple[CertificateFact, ...] = ()
         self._listeners: list[Callable[[], None]] = []
+        self._read_anew: Callable[[Sequence[Guest]], Awaitable[None]] | None = None
         self._facts = self._gather()
         hypervisor.on_change(self.refresh)
         self.picture.subscribe(self._on_picture)
@@ -88,6 +91,10 @@ class Host:
     def on_facts(self, listener: Callable[[], None]) -> None:
         """Call `listener` when the facts have changed."""
         self._listeners.append(listener)
+
+    def before_look(self, read: Callable[[Sequence[Guest]], Awaitable[None]]) -> None:
+        """Before guests are looked at, `read` puts into the picture what they need and no event tells of."""
+        self._read_anew = read
 
     async def run(self) -> None:
         """Judge the certificates whenever they may have changed."""
@@ -179,6 +186,7 @@ class Host:
         that is away is told as a fact; one that fails in the middle raises HypervisorUnavailable or HypervisorFailed,
         and mounts or links that are not known raise HostUnknown.
         """
+        await self._read(guests)
         state = await self.picture.settled(Mounts, Links)
         self._raise_if_unknown(mounts=state.mounts, links=state.links)
         own, _ = await asyncio.gather(
@@ -191,6 +199,16 @@ class Host:
             self._look(guests, state), system.resolve(other), self._reach(uri)
         )
         return Examination(facts=self._facts, looks=looks, other=resolved, remote=reached)
+
+    async def _read(self, guests: Sequence[Guest]) -> None:
+        """Have read what no event tells of; what takes too long is told as it was."""
+        if self._read_anew is None:
+            return
+        try:
+            async with asyncio.timeout(ANEW_SECONDS):
+                await self._read_anew(guests)
+        except TimeoutError:
+            log.warning("facts without events not read in time", guests=len(guests), seconds=ANEW_SECONDS)
 
     async def _reach(self, uri: str) -> RemoteFact | None:
         return await self.remotes.reach(uri) if uri else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import structlog
@@ -20,6 +20,7 @@ from kvmigd.host.picture import Monitor, Picture
 from kvmigd.host.snapshots import SnapshotFiles
 from kvmigd.host.storage.monitor import StorageMonitor
 from kvmigd.host.systemwatch import SystemMonitor
+from kvmigd.model.guest import Guest
 from kvmigd.model.mounts import MountFact
 from kvmigd.model.state import StateChange
 
@@ -45,15 +46,15 @@ class Monitors:
         self._system.on_jump(picture.shift)
         self._links = LinkMonitor(picture, files, config, root=root)
         self._firewall = FirewallMonitor(picture, files, config, bus=bus, root=root)
-        inventory = InventoryMonitor(picture, hypervisor)
-        self._snapshots = SnapshotFiles(picture, files, inventory.changed, root=root)
+        self._inventory = InventoryMonitor(picture, hypervisor)
+        self._snapshots = SnapshotFiles(picture, files, self._inventory.changed, root=root)
         self._all: dict[str, Monitor] = {
             "mounts": MountTable(picture, files, root=root),
             "storage": StorageMonitor(picture, files, root=root),
             "links": self._links,
             "firewall": self._firewall,
             "system": self._system,
-            "hypervisor": inventory,
+            "hypervisor": self._inventory,
         }
         self._told = asyncio.Event()
         self._waiting = set(self._all)
@@ -72,6 +73,19 @@ class Monitors:
         async with asyncio.TaskGroup() as group:
             for name, monitor in self._all.items():
                 group.create_task(monitor.run(), name=f"monitor-{name}")
+
+    async def read_for(self, guests: Sequence[Guest]) -> None:
+        """Read anew what these guests need and no event tells of, and publish it; as slow as libvirt is.
+
+        Of huge pages inotify tells only what is written through this daemon's own mount of sysfs, and nothing of pages
+        that processes take or give back. libvirt has no events of network filters.
+        """
+        reads: list[Awaitable[None]] = []
+        if any(guest.ram.hugepages for guest in guests):
+            reads.append(self._system.look())
+        if any(nic.filter for guest in guests for nic in guest.nics):
+            reads.append(self._inventory.read("filters"))
+        await asyncio.gather(*reads)
 
     def apply(self, config: Config) -> None:
         """Take a new configuration: other peers, other ports."""

@@ -58,6 +58,8 @@ class SystemMonitor:
         self._files = files
         self._root = root
         self._known: System | None = None
+        self._looking = asyncio.Lock()
+        self._begun = self._ended = 0
         self._installed = packages.Installed(problem="they have not been read yet")
         self._facts = Settling(quiet=BATCH_SECONDS, patience=1.0)
         self._packages = Settling(quiet=QUIET_SECONDS, patience=PATIENCE_SECONDS)
@@ -84,10 +86,10 @@ class SystemMonitor:
             self._watch(stack, [*machine.hugepage_files(root), root / machine.USERFAULTFD], self.refresh)
             self._watch(stack, [root / name for name in (packages.DPKG, *packages.RPM)], self._packages.touch)
             self._pin(stack, root / "proc/sys/vm")
-            await self._look()
+            await self.look()
             await stack.enter_async_context(self._clock)
             group = await stack.enter_async_context(asyncio.TaskGroup())
-            group.create_task(self._repeat(self._facts, self._look), name="system-facts")
+            group.create_task(self._repeat(self._facts, self.look), name="system-facts")
             group.create_task(self._keep_packages(), name="system-packages")
             group.create_task(self._clock.run(), name="system-clock")
 
@@ -106,9 +108,17 @@ class SystemMonitor:
             await settling.wait()
             await look()
 
-    async def _look(self) -> None:
-        self._known = await asyncio.to_thread(facts, self._root)
-        self._publish()
+    async def look(self) -> None:
+        """Read all but the packages and the clock now, and publish; who asks together is answered by one look."""
+        begun = self._begun
+        async with self._looking:
+            if self._ended > begun:
+                return  # another one has looked since this was asked
+            self._begun += 1
+            number = self._begun
+            self._known = await asyncio.to_thread(facts, self._root)
+            self._ended = number
+            self._publish()
 
     async def _keep_packages(self) -> None:
         mark = await self._read_packages()

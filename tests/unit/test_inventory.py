@@ -157,6 +157,7 @@ class Connection:
 
     def __init__(self, *domains: Domain) -> None:
         self.domains = {domain.uuid: domain for domain in domains}
+        self.filters: list[str] | None = []
 
     def isAlive(self) -> int:
         return 1
@@ -181,7 +182,9 @@ class Connection:
         return []
 
     def listAllNWFilters(self) -> list[object]:
-        return []
+        if self.filters is None:
+            raise libvirt.libvirtError("no nwfilter driver")
+        return [Domain(name, "") for name in self.filters]
 
     def lookupByName(self, name: str) -> Domain:
         uuid = next((domain.uuid for domain in self.domains.values() if domain.name() == name), "")
@@ -208,6 +211,19 @@ def test_stock_is_taken_as_a_whole_and_then_of_what_changed() -> None:
     assert after.guests[0] is state.guests[0]
     del connection.domains[ONE]
     assert [guest.name for guest in stock.take(connection, after, frozenset({f"guest:{ONE}"}), {}).guests] == ["db"]
+
+
+def test_filters_are_read_alone() -> None:
+    web = Domain("web", ONE)
+    connection = Connection(web)
+    state = stock.take(connection, None, frozenset({ALL}), {})
+    reads, connection.filters = web.reads, ["no-spoofing", "clean"]
+    after = stock.take(connection, state, frozenset({"filters"}), {})
+    assert (after.filters, after.guests, web.reads) == (("clean", "no-spoofing"), state.guests, reads)
+    connection.filters = None
+    gone = stock.take(connection, after, frozenset({"filters"}), {})
+    assert gone.filters == ()
+    assert "filters: no nwfilter driver" in gone.missing
 
 
 def test_a_definition_that_cannot_be_read_hides_nothing_else() -> None:
@@ -269,6 +285,28 @@ def test_guests_come_and_a_lost_connection_leaves_nothing_old() -> None:
             await until(lambda: names(picture) == ["web"])
             assert picture.state.hypervisor.guests[0].state is GuestState.PAUSED
             assert ALL in hypervisor.inventories[-1]
+
+    asyncio.run(run())
+
+
+def test_what_has_no_events_is_read_when_it_is_asked_for() -> None:
+    async def run() -> None:
+        picture, hypervisor = Picture(), World().host("hosta")
+        monitor = InventoryMonitor(picture, hypervisor)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(monitor.run())
+            async with asyncio.timeout(10):
+                await until(lambda: picture.state.hypervisor.is_known)
+                await asyncio.gather(monitor.read("filters"), monitor.read("filters"))
+                assert hypervisor.inventories[1:] == [{"filters"}]
+                gone = asyncio.ensure_future(monitor.read("filters"))
+                await asyncio.sleep(0)
+                gone.cancel()
+                await monitor.read("filters")
+                hypervisor.set_alive(alive=False)
+                await monitor.read("filters")
+                assert not picture.state.hypervisor.is_known
+            task.cancel()
 
     asyncio.run(run())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -250,6 +251,40 @@ def test_files_that_change_are_read_again(tmp_path: Path, monkeypatch: pytest.Mo
             (tmp_path / packages.DPKG).unlink()
             gone = await watched.until(lambda system: not system.packages)
             assert gone.packages_problem
+
+    asyncio.run(run())
+
+
+def test_a_look_is_as_new_as_its_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, {f"{POOL}/nr_hugepages": "4\n"})
+    reads, goes_on = 0, threading.Event()
+
+    def facts(root: Path) -> System:
+        nonlocal reads
+        reads += 1
+        found = systemwatch_facts(root)
+        assert goes_on.wait(10)
+        return found
+
+    systemwatch_facts = systemwatch.facts
+    monkeypatch.setattr(systemwatch, "facts", facts)
+
+    async def run() -> None:
+        async with Files() as files:
+            picture = Picture()
+            monitor = SystemMonitor(picture, files, root=tmp_path)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(monitor.look())
+                async with asyncio.timeout(10):
+                    while not reads:
+                        await asyncio.sleep(0.001)
+                (tmp_path / POOL / "nr_hugepages").write_text("9\n")  # too late for the look that is under way
+                later = [group.create_task(monitor.look()) for _ in range(5)]
+                await asyncio.sleep(0)
+                goes_on.set()
+                await asyncio.gather(*later)
+            assert picture.state.system.hugepages[0].total == 9
+            assert reads == 2, "one look for all that asked together"
 
     asyncio.run(run())
 
