@@ -55,7 +55,7 @@ class Host:
         self.config = config
         self.hypervisor = hypervisor
         self.picture = Picture()
-        self.remotes = remote.RemoteHypervisors()
+        self.remotes = remote.RemoteHypervisors(lambda: self.config.pki)
         self.draining = False
         self.maintenance = False
         self._certificates = certificates
@@ -179,12 +179,13 @@ class Host:
         facts = [fact for fact in self._certificate_facts if fact.is_for_stream]
         return bool(facts) and not any(fact.problem for fact in facts)
 
-    async def examine(self, guests: Sequence[Guest], other: str, *, uri: str = "") -> Examination:
+    async def examine(self, guests: Sequence[Guest], other: str, *, uri: str = "", anew: bool = False) -> Examination:
         """What the checks ask about guests on this host beside its picture, as a host that runs or is to run them.
 
-        `other` is the name of the host at the other end, `uri` that of its libvirt, to be reached from here. A libvirt
-        that is away is told as a fact; one that fails in the middle raises HypervisorUnavailable or HypervisorFailed,
-        and mounts or links that are not known raise HostUnknown.
+        `other` is the name of the host at the other end, `uri` that of its libvirt, to be reached from here; with
+        `anew` it is not enough that it was reached a moment ago. A libvirt that is away is told as a fact; one that
+        fails in the middle raises HypervisorUnavailable or HypervisorFailed, and mounts or links that are not known
+        raise HostUnknown.
         """
         await self._read(guests)
         state = await self.picture.settled(Mounts, Links)
@@ -196,7 +197,7 @@ class Host:
         self._addresses = own.addresses
         self.refresh()
         (looks, resolved, reached) = await asyncio.gather(
-            self._look(guests, state), system.resolve(other), self._reach(uri)
+            self._look(guests, state), system.resolve(other), self._reach(uri, anew=anew)
         )
         return Examination(facts=self._facts, looks=looks, other=resolved, remote=reached)
 
@@ -210,8 +211,8 @@ class Host:
         except TimeoutError:
             log.warning("facts without events not read in time", guests=len(guests), seconds=ANEW_SECONDS)
 
-    async def _reach(self, uri: str) -> RemoteFact | None:
-        return await self.remotes.reach(uri) if uri else None
+    async def _reach(self, uri: str, *, anew: bool) -> RemoteFact | None:
+        return await self.remotes.reach(uri, anew=anew) if uri else None
 
     async def _look(self, guests: Sequence[Guest], state: HostState) -> tuple[Look, ...]:
         """What the file systems and libvirt say of the guests; what is the same for several is asked once."""

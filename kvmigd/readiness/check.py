@@ -42,7 +42,9 @@ async def check(
     A peer that fails in the middle becomes a finding of severity `unknown`: what it would have said is not known.
     """
     try:
-        here, there = await asyncio.gather(host.examine((guest,), link.name, uri=link.peer.uri), link.examine((guest,)))
+        here, there = await asyncio.gather(
+            host.examine((guest,), link.name, uri=link.peer.uri, anew=options.prove), link.examine((guest,))
+        )
     except KvmigdError as error:
         findings: tuple[Finding, ...] = (unanswered(host.config.name, link.name, error),)
         return Checked(findings=findings, verdict=verdict_of(findings, strict=options.strict), tls=False)

@@ -30,15 +30,20 @@ class Inquiry:
         self._evidence = evidence
         self._prover = prover
 
-    async def look(self, link: PeerLink, *, here: Sequence[Guest], there: Sequence[Guest]) -> None:
-        """Have this host look at the guests `here`, and the peer at the guests `there`; both look for each other."""
+    async def look(self, link: PeerLink, *, here: Sequence[Guest], there: Sequence[Guest], anew: bool = False) -> None:
+        """Have this host look at the guests `here`, and the peer at the guests `there`; both look for each other.
+
+        With `anew` the peer's libvirt is reached for once more, however short a time ago that went well.
+        """
         for at in range(0, max(len(here), len(there), 1), GUESTS_LIMIT):
             part = slice(at, at + GUESTS_LIMIT)
-            await self._look(link, here[part], there[part])
+            await self._look(link, here[part], there[part], anew=anew and not at)
 
-    async def _look(self, link: PeerLink, here: Sequence[Guest], there: Sequence[Guest]) -> None:
+    async def _look(self, link: PeerLink, here: Sequence[Guest], there: Sequence[Guest], *, anew: bool) -> None:
         mine, theirs = await asyncio.gather(
-            self._host.examine(here, link.name, uri=link.peer.uri), examined(link, there), return_exceptions=True
+            self._host.examine(here, link.name, uri=link.peer.uri, anew=anew),
+            examined(link, there),
+            return_exceptions=True,
         )
         if not isinstance(mine, BaseException):
             self._evidence.took(HERE, here, mine.looks)

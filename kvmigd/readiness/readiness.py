@@ -209,7 +209,7 @@ class Readiness:
     async def _ask(
         self, guests: Sequence[Guest], link: PeerLink, options: CheckOptions, *, here: Sequence[Guest]
     ) -> KvmigdError | None:
-        work: list[Awaitable[object]] = [self._inquiry.look(link, here=here, there=guests)]
+        work: list[Awaitable[object]] = [self._inquiry.look(link, here=here, there=guests, anew=options.prove)]
         if options.prove:
             work.append(self._inquiry.prove(link, self._inquiry.wanted(link, guests, disks=options.copy_disks)))
         for answer in await asyncio.gather(*work, return_exceptions=True):

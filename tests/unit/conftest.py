@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from kvmigd.config import Pki
 from kvmigd.host import remote, system
 from kvmigd.model.host import ResolvedName
 from tests.unit.daemon_lab import Side, daemons
@@ -22,7 +23,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     async def resolve(name: str) -> ResolvedName:
         return ResolvedName(name=name, addresses=("192.0.2.1",))
 
-    async def connect(_uri: str) -> str:
+    async def connect(_uri: str, _pki: Pki) -> str:
         return ""
 
     monkeypatch.setattr(system, "resolve", resolve)
