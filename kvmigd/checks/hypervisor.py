@@ -9,6 +9,7 @@ from kvmigd.checks.check import Check
 from kvmigd.checks.rule import Scope, rule
 from kvmigd.checks.view import Hosts
 from kvmigd.model.finding import Basis, Finding, Severity
+from kvmigd.model.host import RemoteFact
 
 ALIVE = Check(
     id="hypervisor.alive",
@@ -23,10 +24,12 @@ REMOTE = Check(
     id="hypervisor.remote",
     severity=Severity.BLOCK,
     title="libvirt on the source reaches libvirt on the destination.",
-    why="A peer-to-peer migration is led by the two; modular libvirt without its proxy socket, or a closed "
-    "port, ends it before it begins, after 135 s where a firewall drops.",
-    known="A connection to the port of the peer's libvirt URI; a success is believed for a minute.",
-    remedy="systemctl enable --now libvirtd-tls.socket (virtproxyd-tls.socket) there, and open TCP port 16514.",
+    why="A peer-to-peer migration is led by the two; modular libvirt without its proxy socket, a closed port or a "
+    "certificate that is not taken ends it before it begins, after 135 s where a firewall drops.",
+    known="A connection to the port of the peer's libvirt URI, for a tls URI with the handshake and libvirt's word "
+    "that it takes the client certificate; a success is believed for a minute, but not with proofs.",
+    remedy="systemctl enable --now libvirtd-tls.socket (virtproxyd-tls.socket) there, and open TCP port 16514; for a "
+    "certificate that is refused kvmigctl pki issue HOST where the CA is, and kvmigctl pki install BUNDLE on the host.",
 )
 ACCEPTING = Check(
     id="host.accepting",
@@ -66,11 +69,38 @@ def hypervisor_remote(hosts: Hosts) -> Iterator[Finding]:
             f"libvirt on {hosts.there} cannot be reached from {hosts.here}: {remote.problem}.",
             host=hosts.there,
             subject=remote.uri,
-            expected="a connection to libvirt's port",
+            expected="a TLS connection in which both hosts take each other's certificate"
+            if "certificate" in remote.problem
+            else "a connection to libvirt's port",
             found=remote.problem,
-            remedy=f"On {hosts.there}: {_listen(hosts.destination.state.hypervisor.daemon, remote.uri)}",
+            remedy=_mended(hosts, remote),
             basis=Basis.PROVED,
         )
+
+
+def _mended(hosts: Hosts, remote: RemoteFact) -> str:
+    """What mends the problem, which kvmigd.host.remote has put into words."""
+    daemon = hosts.destination.state.hypervisor.daemon
+    running = daemon or "libvirtd (or virtqemud)"
+    # Of modular libvirt it is the proxy that listens, and that has read the files.
+    listening = {"libvirtd": "libvirtd", "virtqemud": "virtproxyd"}.get(daemon, "libvirtd (or virtproxyd)")
+    if "refuses the client certificate" in remote.problem:
+        return (
+            f"{_reissue(hosts.here)}; if it is good: on {hosts.there} compare /etc/pki/CA/cacert.pem with that of "
+            f"{hosts.here}, see tls_allowed_dn_list in /etc/libvirt/{listening}.conf and journalctl -u {listening}"
+        )
+    if "certificate" in remote.problem:
+        return (
+            f"{_reissue(hosts.there)}, virt-admin -c {listening}:///system server-update-tls {listening}; if it is of "
+            f"another CA: the same for {hosts.here} from one CA"
+        )
+    if "is silent" in remote.problem or "ends the connection" in remote.problem:
+        return f"On {hosts.there}: systemctl status {listening}; journalctl -u {listening}; systemctl restart {running}"
+    return f"On {hosts.there}: {_listen(daemon, remote.uri)}"
+
+
+def _reissue(name: str) -> str:
+    return f"Where the CA is: kvmigctl pki issue {name}; on {name}: kvmigctl pki install BUNDLE"
 
 
 def _listen(daemon: str, uri: str) -> str:

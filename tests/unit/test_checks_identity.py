@@ -44,6 +44,53 @@ def test_libvirt_there_cannot_be_reached_from_here(uri: str, daemon: str, does: 
     assert told(source__remote=None) == ()
 
 
+@pytest.mark.parametrize(
+    ("problem", "daemon", "does", "does_not"),
+    [
+        (
+            "the certificate of hostb port 16514 has expired",
+            "libvirtd",
+            "on hostb: kvmigctl pki install BUNDLE, virt-admin -c libvirtd:///system server-update-tls libvirtd",
+            "systemctl",
+        ),
+        ("the certificate of hostb port 16514 is not for hostb", "virtqemud", "virtproxyd:///system", "libvirtd"),
+        (
+            "hostb port 16514 refuses the client certificate /etc/pki/libvirt/clientcert.pem",
+            "libvirtd",
+            "kvmigctl pki issue hosta; on hosta: kvmigctl pki install BUNDLE",
+            "issue hostb",
+        ),
+        (
+            "hostb port 16514 refuses the client certificate /etc/pki/libvirt/clientcert.pem",
+            "virtqemud",
+            "see tls_allowed_dn_list in /etc/libvirt/virtproxyd.conf and journalctl -u virtproxyd",
+            "libvirtd",
+        ),
+        (
+            "hostb port 16514 takes the connection, but is silent for 3 s",
+            "virtqemud",
+            "On hostb: systemctl status virtproxyd; journalctl -u virtproxyd; systemctl restart virtqemud",
+            "certificate",
+        ),
+        (
+            "hostb port 16514 ends the connection in the TLS handshake",
+            "",
+            "journalctl -u libvirtd (or virtproxyd)",
+            "pki",
+        ),
+    ],
+)
+def test_libvirt_there_is_reached_and_does_not_speak_with_here(
+    problem: str, daemon: str, does: str, does_not: str
+) -> None:
+    remote = RemoteFact(uri="qemu+tls://hostb/system", problem=problem)
+    finding = only(source__remote=remote, destination__state__hypervisor__daemon=daemon)
+    assert (finding.check, finding.severity, finding.found) == ("hypervisor.remote", Severity.BLOCK, problem)
+    assert does in finding.remedy
+    assert does_not not in finding.remedy
+    assert ("certificate" in finding.expected) == ("certificate" in problem)
+
+
 def test_libvirt_here_cannot_be_reached_from_there() -> None:
     finding = only(destination__remote=RemoteFact(uri="qemu+tls://hosta/system", problem="no answer"))
     assert (finding.check, finding.severity, finding.way) == ("hypervisor.remote", Severity.WARN, "back")
