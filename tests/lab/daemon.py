@@ -78,6 +78,14 @@ def blocking(host: Host, guest: str, peer: str = "") -> dict[str, Finding]:
     return {finding.check: finding for finding in findings if finding.severity != "warn"}
 
 
+def unknown(host: Host, guest: str, peer: str) -> str:
+    """Why Check cannot know whether a guest could go to a peer: what was found instead of an answer."""
+    verdict, findings = check(host, guest, peer)
+    if verdict != "unknown":
+        raise AssertionError(f"The verdict on {guest} is {verdict}, for {[finding.check for finding in findings]}.")
+    return " ".join(str(finding.details["found"]) for finding in findings if finding.severity == "unknown")
+
+
 def migrate(host: Host, guest: str, peer: str = "", **options: tuple[str, str]) -> str:
     """Migrate: the job's path."""
     (path,) = call(host, ROOT, MANAGER, "Migrate", "ssa{sv}", guest, peer, *_options(options))
