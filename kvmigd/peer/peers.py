@@ -95,7 +95,6 @@ class Peers:
             _, task = self._links.pop(name)
             task.cancel()
             tasks.append(task)
+            self._changed(name)  # before anybody else's turn: who knows of a link asks for it
         if tasks:
             await asyncio.wait(tasks)
-        for name in names:
-            self._changed(name)

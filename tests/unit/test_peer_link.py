@@ -481,3 +481,31 @@ async def test_peers(tmp_path: Path) -> None:
             assert peers.get("hostb") is not link
             await lab.state(peers.get("hostb"), PeerState.UNREACHABLE)
         assert peers.views == ()
+
+
+@lab.asynchronous
+async def test_a_peer_that_goes_is_told_of_before_anybody_asks_for_it(tmp_path: Path) -> None:
+    pki = lab.installed(tmp_path / "a", "hosta")
+    config = lab.config(tmp_path, name="hosta", pki=pki, peers=(Peer(name="hostb", address="127.0.0.1", port=1),))
+    async with asyncio.TaskGroup() as group:
+        peers = await Peers(config, group, pace=lab.FAST).__aenter__()
+        known = {"hostb"}
+
+        def hear(name: str) -> None:
+            try:
+                peers.get(name)
+            except NoSuchPeer:
+                known.discard(name)
+
+        peers.on_change(hear)
+        await asyncio.sleep(0)  # its task runs, so that its end takes a while
+        going = asyncio.ensure_future(peers.apply(lab.config(tmp_path, name="hosta", pki=pki)))
+        turns = 0
+        while not going.done():
+            await asyncio.sleep(0)
+            turns += 1
+            for name in known:
+                peers.get(name)
+        assert turns > 1
+        assert not known
+        await going
