@@ -176,6 +176,18 @@ def test_libvirt_there_dies_while_the_guest_streams(a: Host, b: Host, slow: Gues
 
 def test_the_answer_to_the_end_is_lost_and_both_daemons_find_the_guest(a: Host, b: Host, slow: Guest) -> None:
     """libvirt's ambiguous end: the guest runs on the destination, the source says that it failed."""
+    for _ in range(3):
+        if answer_lost(a, b, slow):
+            break
+        # The question was lost as well, so the guest has stayed: that is another case.
+        assert guests.state(a, slow) == "running"
+        wait_until("nothing is left on the destination", lambda: names(b) == [])
+    assert guests.state(b, slow) == "running"
+    wait_until("the source is rid of the shell", lambda: names(a) == [])
+
+
+def answer_lost(a: Host, b: Host, slow: Guest) -> bool:
+    """Migrate, and lose what libvirt on hostb answers at the end; whether the guest has come that far."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(faults.throttle(a, Network.MIGRATION, 60))
         job = daemon.migrate(a, slow.name, b.name)
@@ -183,10 +195,15 @@ def test_the_answer_to_the_end_is_lost_and_both_daemons_find_the_guest(a: Host, 
         # What acknowledges goes through: a connection that is not acknowledged sends nothing new, and the question
         # would be lost instead of its answer.
         stack.enter_context(faults.firewall_rule(b, "tcp sport 16514 ip length > 90 drop", hook="output"))
-        wait_until("the guest runs there", lambda: guests.state(b, slow) == "running", timeout=60)
+        wait_until(
+            "it runs there or has failed",
+            lambda: guests.state(b, slow) == "running" or bool(daemon.properties(a, job, daemon.JOB)["Result"]),
+            timeout=90,
+        )
+        if guests.state(b, slow) != "running":
+            return False
         assert daemon.wait(a, job, timeout=180) == "done"
-    assert guests.state(b, slow) == "running"
-    wait_until("the source is rid of the shell", lambda: names(a) == [])
+    return True
 
 
 @pytest.mark.parametrize(
