@@ -9,7 +9,7 @@ from kvmigd.checks.check import Check
 from kvmigd.checks.rule import Scope, rule
 from kvmigd.checks.view import Hosts
 from kvmigd.model.finding import Basis, Finding, Severity
-from kvmigd.model.host import RemoteFact
+from kvmigd.model.host import RemoteCause, RemoteFact
 
 ALIVE = Check(
     id="hypervisor.alive",
@@ -70,7 +70,7 @@ def hypervisor_remote(hosts: Hosts) -> Iterator[Finding]:
             host=hosts.there,
             subject=remote.uri,
             expected="a TLS connection in which both hosts take each other's certificate"
-            if "certificate" in remote.problem
+            if remote.cause in (RemoteCause.OURS, RemoteCause.THEIRS)
             else "a connection to libvirt's port",
             found=remote.problem,
             remedy=_mended(hosts, remote),
@@ -79,22 +79,22 @@ def hypervisor_remote(hosts: Hosts) -> Iterator[Finding]:
 
 
 def _mended(hosts: Hosts, remote: RemoteFact) -> str:
-    """What mends the problem, which kvmigd.host.remote has put into words."""
+    """What mends the problem, by its cause."""
     daemon = hosts.destination.state.hypervisor.daemon
     running = daemon or "libvirtd (or virtqemud)"
     # Of modular libvirt it is the proxy that listens, and that has read the files.
     listening = {"libvirtd": "libvirtd", "virtqemud": "virtproxyd"}.get(daemon, "libvirtd (or virtproxyd)")
-    if "refuses the client certificate" in remote.problem:
+    if remote.cause is RemoteCause.OURS:
         return (
             f"{_reissue(hosts.here)}; if it is good: on {hosts.there} compare /etc/pki/CA/cacert.pem with that of "
             f"{hosts.here}, see tls_allowed_dn_list in /etc/libvirt/{listening}.conf and journalctl -u {listening}"
         )
-    if "certificate" in remote.problem:
+    if remote.cause is RemoteCause.THEIRS:
         return (
             f"{_reissue(hosts.there)}, virt-admin -c {listening}:///system server-update-tls {listening}; if it is of "
             f"another CA: the same for {hosts.here} from one CA"
         )
-    if "is silent" in remote.problem or "ends the connection" in remote.problem:
+    if remote.cause is RemoteCause.MUTE:
         return f"On {hosts.there}: systemctl status {listening}; journalctl -u {listening}; systemctl restart {running}"
     return f"On {hosts.there}: {_listen(daemon, remote.uri)}"
 
@@ -110,9 +110,10 @@ def _listen(daemon: str, uri: str) -> str:
     if socket is None:
         return f"systemctl status sshd; and try it from the other host: virsh -c {uri} uri"
     port, service = (16514, "libvirt-tls") if socket == "tls" else (16509, "libvirt")
+    # systemd starts no socket of a service that runs, and kvmigd, which reconnects at once, would start it.
     monolithic = (
-        f"systemctl stop libvirtd.service; systemctl enable --now libvirtd-{socket}.socket; "
-        "systemctl start libvirtd.service"
+        f"systemctl stop kvmigd.service libvirtd.service; systemctl enable --now libvirtd-{socket}.socket; "
+        "systemctl start libvirtd.service kvmigd.service"
     )
     modular = f"systemctl enable --now virtproxyd-{socket}.socket"
     listen = {"libvirtd": monolithic, "virtqemud": modular}.get(

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from urllib.parse import SplitResult, urlsplit
 
 from kvmigd.config import Pki
-from kvmigd.model.host import RemoteFact
+from kvmigd.host.verification import why_refused
+from kvmigd.model.host import RemoteCause, RemoteFact
 
 CONNECT_SECONDS = 3.0
 """For everything: the name, the connection, the handshake and libvirt's word."""
@@ -42,25 +43,29 @@ class RemoteHypervisors:
         """
         if not anew and time.monotonic() - self._reached.get(uri, float("-inf")) < REMEMBERED_SECONDS:
             return RemoteFact(uri=uri)
-        problem = await _connect(uri, self._pki())
-        if problem:
+        found = await _connect(uri, self._pki())
+        if found.problem:
             self.forget(uri)
         else:
             self._reached[uri] = time.monotonic()
-        return RemoteFact(uri=uri, problem=problem)
+        return found
 
     def forget(self, uri: str) -> None:
         """The next question is asked for real: a migration by this URI has just failed."""
         self._reached.pop(uri, None)
 
 
-async def _connect(uri: str, pki: Pki) -> str:
-    """Why libvirt there cannot be reached, as the rest of a sentence; empty if it can."""
+async def _connect(uri: str, pki: Pki) -> RemoteFact:
+    """Whether libvirt there can be reached, tried now."""
+
+    def not_reached(cause: RemoteCause, problem: str) -> RemoteFact:
+        return RemoteFact(uri=uri, problem=problem, cause=cause)
+
     parts = urlsplit(uri)
     transport = _transport(parts)
     host, port = parts.hostname or "", parts.port or _PORTS.get(transport, 0)
     if not host or not port:  # a transport of somebody's own; libvirt will see
-        return ""
+        return RemoteFact(uri=uri)
     # A query can name other files (pkipath) or switch the judging off (no_verify).
     context = await asyncio.to_thread(_context, pki) if transport == "tls" and not parts.query else None
     where = f"{host} port {port}"
@@ -68,37 +73,46 @@ async def _connect(uri: str, pki: Pki) -> str:
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             reader, writer = await asyncio.open_connection(host, port)
-            return await _secured(reader, writer, context, host, pki) if context is not None else ""
+            if context is not None:
+                await _secured(reader, writer, context, host)
+            return RemoteFact(uri=uri)
     except TimeoutError:
         if writer is None:
-            return f"no answer from {where} within {CONNECT_SECONDS:.0f} s"
-        return f"{where} takes the connection, but is silent for {CONNECT_SECONDS:.0f} s"
+            return not_reached(RemoteCause.UNREACHED, f"no answer from {where} within {CONNECT_SECONDS:.0f} s")
+        silence = f"{where} takes the connection, but is silent for {CONNECT_SECONDS:.0f} s"
+        return not_reached(RemoteCause.MUTE, silence)
     except ConnectionRefusedError:
-        return f"{where} refuses the connection"
+        return not_reached(RemoteCause.UNREACHED, f"{where} refuses the connection")
     except _Refused as refused:
-        return f"{where} {refused}"
+        said = f" ({refused})" if str(refused) else ""
+        return not_reached(RemoteCause.OURS, f"{where} refuses the client certificate {pki.client_certificate}{said}")
+    except _Stranger as stranger:
+        return not_reached(RemoteCause.UNREACHED, f"{where} is not libvirt: {stranger}")
     except ssl.SSLCertVerificationError as error:
-        return f"the certificate of {where} {_why_refused(error, host)}"
+        return not_reached(RemoteCause.THEIRS, f"the certificate of {where} {why_refused(error)}")
     except ssl.SSLError as error:
-        return f"no TLS with {where}: {_spoken(error)}"
+        return not_reached(RemoteCause.UNREACHED, f"no TLS with {where}: {_spoken(error)}")
     except OSError as error:
         if writer is not None:
-            return f"{where} ends the connection in the TLS handshake"
-        return f"{where}: {error.strerror or error}"
+            return not_reached(RemoteCause.MUTE, f"{where} ends the connection in the TLS handshake")
+        return not_reached(RemoteCause.UNREACHED, f"{where}: {error.strerror or error}")
     finally:
         if writer is not None:
             await _close(writer)
 
 
 class _Refused(Exception):
-    """libvirt there does not take the certificate of this host."""
+    """libvirt there does not take the certificate of this host; what it said, if it did."""
+
+
+class _Stranger(Exception):
+    """What listens there is something else."""
 
 
 async def _secured(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, context: ssl.SSLContext, host: str, pki: Pki
-) -> str:
-    """Make the handshake and wait for libvirt's word. Raises _Refused, and what asyncio and OpenSSL raise."""
-    refused = f"refuses the client certificate {pki.client_certificate}"
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, context: ssl.SSLContext, host: str
+) -> None:
+    """Make the handshake and wait for libvirt's word. Raises _Refused, _Stranger, and what asyncio and OpenSSL do."""
     try:
         await writer.start_tls(context, server_hostname=host)
     except ssl.SSLCertVerificationError:
@@ -106,19 +120,18 @@ async def _secured(
     except ssl.SSLError as error:
         # With TLS 1.2 a server that judges in the handshake says so there; with 1.3 the client hears it afterwards.
         if "ALERT" in (error.reason or "") and ("CERT" in error.reason or "UNKNOWN_CA" in error.reason):
-            raise _Refused(f"{refused} ({_spoken(error)})") from error
+            raise _Refused(_spoken(error)) from error
         raise
     try:
         word = await reader.read(1)
     except ssl.SSLError as error:
-        raise _Refused(f"{refused} ({_spoken(error)})") from error
+        raise _Refused(_spoken(error)) from error
     except ConnectionError as error:
-        raise _Refused(refused) from error
-    if word == _TAKEN:
-        return ""
+        raise _Refused from error
     if not word:
-        raise _Refused(refused)
-    raise _Refused(f"is not libvirt: it says {word!r} after the TLS handshake")
+        raise _Refused
+    if word != _TAKEN:
+        raise _Stranger(f"it says {word!r} after the TLS handshake")
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:
@@ -156,25 +169,6 @@ def _context(pki: Pki) -> ssl.SSLContext | None:
     except (OSError, ValueError):  # SSLError is an OSError
         return None
     return made
-
-
-def _why_refused(error: ssl.SSLCertVerificationError, host: str) -> str:
-    """What OpenSSL has against a certificate (x509_vfy.h)."""
-    match error.verify_code:
-        case 9:
-            return "is not valid yet"
-        case 10:
-            return "has expired"
-        case 2 | 7 | 18 | 19 | 20 | 21:
-            return "was not issued by the CA that is known here"
-        case 23:
-            return "has been revoked"
-        case 26:
-            return "is not meant for a server (extended key usage)"
-        case 62 | 64:
-            return f"is not for {host}"
-        case _:
-            return f"is refused: {error.verify_message}"
 
 
 def _spoken(error: ssl.SSLError) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import msgspec
 
 from kvmigd.model.storage import PathFact
@@ -70,11 +72,27 @@ class ResolvedName(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
 
 
+class RemoteCause(StrEnum):
+    """Why libvirt on the other host cannot be reached: what decides how it is mended."""
+
+    NONE = ""
+    UNREACHED = "unreached"
+    """No connection comes about, or one without TLS where it must be."""
+    MUTE = "mute"
+    """The connection stands, and libvirt does not speak, or ends it."""
+    THEIRS = "theirs"
+    """The certificate there is not taken here."""
+    OURS = "ours"
+    """The certificate of this host is not taken there."""
+
+
 class RemoteFact(msgspec.Struct, frozen=True, kw_only=True):
     """Whether libvirt on the other host can be reached by `uri`; `problem` is empty when it can."""
 
     uri: str
     problem: str = ""
+    """A phrase."""
+    cause: RemoteCause = RemoteCause.NONE
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):

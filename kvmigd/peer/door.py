@@ -13,7 +13,7 @@ from typing import Any, cast
 import structlog
 from aiohttp import web
 
-from kvmigd.peer.certificates import why_refused
+from kvmigd.host.verification import why_refused
 
 log = structlog.get_logger(__name__)
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from kvmigd.config import Pki
 from kvmigd.errors import CertificateInvalid, KvmigdError
+from kvmigd.host.verification import why_refused
 from kvmigd.model.proof import TlsProof
-from kvmigd.peer.certificates import Pair, Role, context, why_refused
+from kvmigd.peer.certificates import Pair, Role, context
 from kvmigd.peer.proofwire import TlsAnswer
 
 STEPS = 6

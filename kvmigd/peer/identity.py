@@ -14,7 +14,8 @@ import msgspec
 
 from kvmigd.config import Peer, Pki
 from kvmigd.errors import CertificateInvalid, KvmigdError, PeerNotTrusted, PeerUnreachable
-from kvmigd.peer.certificates import Pair, Role, context, rehearse, spoken, subject_of, why_refused
+from kvmigd.host.verification import why_refused
+from kvmigd.peer.certificates import Pair, Role, context, rehearse, spoken, subject_of
 
 DIAGNOSIS_SECONDS = 2.0
 FAILURE_SECONDS = 60.0

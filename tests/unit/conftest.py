@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from kvmigd.config import Pki
 from kvmigd.host import remote, system
-from kvmigd.model.host import ResolvedName
+from kvmigd.model.host import RemoteFact, ResolvedName
 from tests.unit.daemon_lab import Side, daemons
 
 
@@ -23,8 +23,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     async def resolve(name: str) -> ResolvedName:
         return ResolvedName(name=name, addresses=("192.0.2.1",))
 
-    async def connect(_uri: str, _pki: Pki) -> str:
-        return ""
+    async def connect(uri: str, _pki: Pki) -> RemoteFact:
+        return RemoteFact(uri=uri)
 
     monkeypatch.setattr(system, "resolve", resolve)
     monkeypatch.setattr(remote, "_connect", connect)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kvmigd.model.finding import Basis, Severity, Verdict, verdict_of
-from kvmigd.model.host import RemoteFact, ResolvedName
+from kvmigd.model.host import RemoteCause, RemoteFact, ResolvedName
 from kvmigd.model.links import LinkFact
 from kvmigd.model.system import Clock
 from tests.unit.cases import SOURCE, only, told
@@ -25,7 +25,12 @@ def test_libvirt_is_away(side: str, host: str) -> None:
 @pytest.mark.parametrize(
     ("uri", "daemon", "does", "does_not"),
     [
-        ("qemu+tls://hostb/system", "libvirtd", "systemctl enable --now libvirtd-tls.socket", "virtproxyd"),
+        (
+            "qemu+tls://hostb/system",
+            "libvirtd",
+            "stop kvmigd.service libvirtd.service; systemctl enable --now libvirtd-tls.socket; systemctl start",
+            "virtproxyd",
+        ),
         ("qemu+tls://hostb/system", "virtqemud", "systemctl enable --now virtproxyd-tls.socket", "libvirtd-tls"),
         ("qemu+tls://hostb/system", "", "with modular libvirt: systemctl enable --now virtproxyd-tls.socket", "ssh"),
         ("qemu://hostb/system", "virtqemud", "open TCP port 16514", "16509"),
@@ -34,7 +39,7 @@ def test_libvirt_is_away(side: str, host: str) -> None:
     ],
 )
 def test_libvirt_there_cannot_be_reached_from_here(uri: str, daemon: str, does: str, does_not: str) -> None:
-    remote = RemoteFact(uri=uri, problem="hostb port 16514 refuses the connection")
+    remote = RemoteFact(uri=uri, problem="hostb port 16514 refuses the connection", cause=RemoteCause.UNREACHED)
     finding = only(source__remote=remote, destination__state__hypervisor__daemon=daemon)
     assert (finding.check, finding.severity, finding.host) == ("hypervisor.remote", Severity.BLOCK, "hostb")
     assert (finding.subject, finding.found, finding.basis) == (uri, remote.problem, Basis.PROVED)
@@ -45,34 +50,45 @@ def test_libvirt_there_cannot_be_reached_from_here(uri: str, daemon: str, does: 
 
 
 @pytest.mark.parametrize(
-    ("problem", "daemon", "does", "does_not"),
+    ("cause", "problem", "daemon", "does", "does_not"),
     [
         (
+            RemoteCause.THEIRS,
             "the certificate of hostb port 16514 has expired",
             "libvirtd",
             "on hostb: kvmigctl pki install BUNDLE, virt-admin -c libvirtd:///system server-update-tls libvirtd",
             "systemctl",
         ),
-        ("the certificate of hostb port 16514 is not for hostb", "virtqemud", "virtproxyd:///system", "libvirtd"),
         (
+            RemoteCause.THEIRS,
+            "the certificate of hostb port 16514 is for another host",
+            "virtqemud",
+            "virtproxyd:///system",
+            "libvirtd",
+        ),
+        (
+            RemoteCause.OURS,
             "hostb port 16514 refuses the client certificate /etc/pki/libvirt/clientcert.pem",
             "libvirtd",
             "kvmigctl pki issue hosta; on hosta: kvmigctl pki install BUNDLE",
             "issue hostb",
         ),
         (
+            RemoteCause.OURS,
             "hostb port 16514 refuses the client certificate /etc/pki/libvirt/clientcert.pem",
             "virtqemud",
             "see tls_allowed_dn_list in /etc/libvirt/virtproxyd.conf and journalctl -u virtproxyd",
             "libvirtd",
         ),
         (
+            RemoteCause.MUTE,
             "hostb port 16514 takes the connection, but is silent for 3 s",
             "virtqemud",
             "On hostb: systemctl status virtproxyd; journalctl -u virtproxyd; systemctl restart virtqemud",
             "certificate",
         ),
         (
+            RemoteCause.MUTE,
             "hostb port 16514 ends the connection in the TLS handshake",
             "",
             "journalctl -u libvirtd (or virtproxyd)",
@@ -81,14 +97,14 @@ def test_libvirt_there_cannot_be_reached_from_here(uri: str, daemon: str, does: 
     ],
 )
 def test_libvirt_there_is_reached_and_does_not_speak_with_here(
-    problem: str, daemon: str, does: str, does_not: str
+    cause: RemoteCause, problem: str, daemon: str, does: str, does_not: str
 ) -> None:
-    remote = RemoteFact(uri="qemu+tls://hostb/system", problem=problem)
+    remote = RemoteFact(uri="qemu+tls://hostb/system", problem=problem, cause=cause)
     finding = only(source__remote=remote, destination__state__hypervisor__daemon=daemon)
     assert (finding.check, finding.severity, finding.found) == ("hypervisor.remote", Severity.BLOCK, problem)
     assert does in finding.remedy
     assert does_not not in finding.remedy
-    assert ("certificate" in finding.expected) == ("certificate" in problem)
+    assert ("certificate" in finding.expected) == (cause is not RemoteCause.MUTE)
 
 
 def test_libvirt_here_cannot_be_reached_from_there() -> None:

@@ -16,6 +16,7 @@ from kvmigd.bundle import Bundle, install
 from kvmigd.config import Pki
 from kvmigd.host import remote
 from kvmigd.host.remote import RemoteHypervisors
+from kvmigd.model.host import RemoteCause, RemoteFact
 from tests.unit.peer_lab import asynchronous, bundle, dated, installed, named, pki_below, revocation
 
 HERE = "hosta"
@@ -75,8 +76,12 @@ async def listening(answers: Answers, tls: ssl.SSLContext | None = None) -> Asyn
         yield f"qemu+tls://{THERE}:{server.sockets[0].getsockname()[1]}/system"
 
 
+async def reached(uri: str, pki: Pki) -> RemoteFact:
+    return await RemoteHypervisors(lambda: pki).reach(uri)
+
+
 async def problem(uri: str, pki: Pki) -> str:
-    return (await RemoteHypervisors(lambda: pki).reach(uri)).problem
+    return (await reached(uri, pki)).problem
 
 
 @pytest.mark.parametrize("version", TLS)
@@ -122,9 +127,9 @@ def of_a_client() -> Bundle:
     [
         (expired, "has expired"),
         (not_yet, "is not valid yet"),
-        (of_another_ca, "was not issued by the CA that is known here"),
-        (of_another_host, "is not for localhost"),
-        (of_a_client, "is not meant for a server (extended key usage)"),
+        (of_another_ca, "was not issued by this host's CA"),
+        (of_another_host, "is for another host"),
+        (of_a_client, "is not meant for this use (extended key usage)"),
     ],
 )
 @asynchronous
@@ -133,8 +138,9 @@ async def test_the_certificate_there_is_not_taken(
 ) -> None:
     async with listening(takes, server_side(tmp_path / "b", of=of(), version=version)) as uri:
         port = uri.removesuffix("/system").rpartition(":")[2]
-        found = await problem(uri, installed(tmp_path / "a", HERE))
-    assert found == f"the certificate of localhost port {port} {told}"
+        found = await reached(uri, installed(tmp_path / "a", HERE))
+    assert found.problem == f"the certificate of localhost port {port} {told}"
+    assert found.cause is RemoteCause.THEIRS
 
 
 @asynchronous
@@ -160,7 +166,9 @@ async def test_the_certificate_there_is_revoked(tmp_path: Path) -> None:
 async def test_the_certificate_here_is_refused_after_the_handshake(tmp_path: Path, version: str) -> None:
     pki = installed(tmp_path / "a", HERE)
     async with listening(hangs_up, server_side(tmp_path / "b", of=bundle(THERE), version=version)) as uri:
-        assert (await problem(uri, pki)).endswith(f"refuses the client certificate {pki.client_certificate}")
+        found = await reached(uri, pki)
+    assert found.problem.endswith(f"refuses the client certificate {pki.client_certificate}")
+    assert found.cause is RemoteCause.OURS
 
 
 @pytest.mark.parametrize("version", TLS)
@@ -198,7 +206,9 @@ async def test_a_server_that_is_silent(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(remote, "CLOSING_SECONDS", 0.1)
     tls = server_side(tmp_path / "b", of=bundle(THERE)) if when.startswith("after") else None
     async with listening(silent, tls) as uri:
-        assert "takes the connection, but is silent for" in await problem(uri, installed(tmp_path / "a", HERE))
+        found = await reached(uri, installed(tmp_path / "a", HERE))
+    assert "takes the connection, but is silent for" in found.problem
+    assert found.cause is RemoteCause.MUTE
 
 
 @asynchronous
@@ -231,7 +241,9 @@ async def test_something_else_listens_there(tmp_path: Path) -> None:
 async def test_nobody_listens(tmp_path: Path) -> None:
     async with listening(takes) as uri:
         pass
-    assert (await problem(uri, installed(tmp_path / "a", HERE))).endswith("refuses the connection")
+    found = await reached(uri, installed(tmp_path / "a", HERE))
+    assert found.problem.endswith("refuses the connection")
+    assert found.cause is RemoteCause.UNREACHED
 
 
 @asynchronous
