@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +22,8 @@ class Store:
         self._settings: dict[str, str] = {}
         self._connection: sqlite3.Connection | None = None
         self._writing = asyncio.Lock()
+        # A thread goes on when the task that waits for it is cancelled: SQLite must not be closed under it.
+        self._use = threading.Lock()
 
     def __enter__(self) -> Self:
         directory = self._path.parent
@@ -48,9 +51,10 @@ class Store:
         self._close()
 
     def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        with self._use:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
 
     def get(self, name: str, default: str = "") -> str:
         """A setting, `default` where it was never put."""
@@ -68,5 +72,7 @@ class Store:
             self._settings[name] = value
 
     def _write(self, name: str, value: str) -> None:
-        assert self._connection is not None
-        self._connection.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (name, value))
+        with self._use:
+            if self._connection is None:
+                raise sqlite3.ProgrammingError("the daemon has ended")
+            self._connection.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (name, value))

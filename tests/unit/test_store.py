@@ -80,3 +80,28 @@ async def test_a_write_that_fails_is_told_and_not_believed(tmp_path: Path) -> No
         with pytest.raises(InternalError, match="maintenance cannot be kept: no such table"):
             await store.put("maintenance", "off")
         assert store.get("maintenance") == "on"
+
+
+@asynchronous
+async def test_a_write_whose_task_has_ended_does_not_meet_a_closed_database(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store:
+        store._use.acquire()  # the thread is about to write
+        writing = asyncio.ensure_future(store.put("maintenance", "on"))
+        await asyncio.sleep(0.05)
+        writing.cancel()
+        closing = asyncio.create_task(asyncio.to_thread(store._close))
+        await asyncio.sleep(0.05)
+        assert store._connection is not None, "it is waited for"
+        store._use.release()
+        await closing
+    with Store(tmp_path) as again:
+        assert again.get("maintenance") in ("", "on")
+
+
+@asynchronous
+async def test_nothing_is_written_after_the_end(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        pass
+    with pytest.raises(InternalError, match="cannot be kept: the daemon has ended"):
+        await store.put("maintenance", "on")
