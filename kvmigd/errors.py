@@ -28,7 +28,8 @@ class Exit(IntEnum):
 class KvmigdError(Exception):
     """Base of all errors that a user can meet.
 
-    `message` is a whole sentence, `hint` the command or step that mends it, `findings` the checks behind it.
+    `message` is a whole sentence, `hint` the command or step that mends it, `findings` the checks behind it, `host` the
+    one it is about, if that is not the one that was asked.
     """
 
     def __init__(self, message: str, *, hint: str = "", findings: Sequence[Finding] = ()) -> None:
@@ -36,6 +37,7 @@ class KvmigdError(Exception):
         self.message = message
         self.hint = hint
         self.findings = tuple(findings)
+        self.host = ""
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()

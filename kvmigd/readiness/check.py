@@ -43,7 +43,7 @@ async def check(
     """
     try:
         here, there = await asyncio.gather(
-            host.examine((guest,), link.name, uri=link.peer.uri, anew=options.prove), link.examine((guest,))
+            examined_here(host, link, (guest,), anew=options.prove), link.examine((guest,))
         )
     except KvmigdError as error:
         findings: tuple[Finding, ...] = (unanswered(host.config.name, link.name, error),)
@@ -62,6 +62,15 @@ async def check(
         verdict=verdict_of(findings, strict=options.strict),
         tls=here.facts.stream_tls and there.facts.stream_tls,
     )
+
+
+async def examined_here(host: Host, link: PeerLink, guests: Sequence[Guest], *, anew: bool) -> Examination:
+    """What this host sees when it looks at guests for the peer; what is raised tells that it is about this host."""
+    try:
+        return await host.examine(guests, link.name, uri=link.peer.uri, anew=anew)
+    except KvmigdError as error:
+        error.host = host.config.name
+        raise
 
 
 async def examined(link: PeerLink, guests: Sequence[Guest]) -> Examination:
@@ -91,8 +100,8 @@ async def prove_port(link: PeerLink, job: str | None = None) -> PortProof:
 def unanswered(here: str, there: str, error: KvmigdError) -> Finding:
     """What is said where a peer, or libvirt, fails in the middle of the questions."""
     return ANSWERS.finding(
-        f"{here} and {there} could not look at the guest together.",
-        host=there,
+        f"{here} and {there} could not look at the guest together: {error.message.removesuffix('.')}.",
+        host=error.host or there,
         expected="answers from libvirt and kvmigd on both hosts",
         found=error.message,
         remedy=error.hint or ANSWERS.remedy,

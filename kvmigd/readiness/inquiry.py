@@ -15,7 +15,7 @@ from kvmigd.peer.link import PeerLink
 from kvmigd.peer.wire import GUESTS_LIMIT
 from kvmigd.prove.prover import Prover
 from kvmigd.prove.wanted import Wanted
-from kvmigd.readiness.check import examined
+from kvmigd.readiness.check import examined, examined_here
 from kvmigd.readiness.evidence import HERE, Evidence
 from kvmigd.readiness.wanted import wanted_for
 
@@ -41,9 +41,7 @@ class Inquiry:
 
     async def _look(self, link: PeerLink, here: Sequence[Guest], there: Sequence[Guest], *, anew: bool) -> None:
         mine, theirs = await asyncio.gather(
-            self._host.examine(here, link.name, uri=link.peer.uri, anew=anew),
-            examined(link, there),
-            return_exceptions=True,
+            examined_here(self._host, link, here, anew=anew), examined(link, there), return_exceptions=True
         )
         if not isinstance(mine, BaseException):
             self._evidence.took(HERE, here, mine.looks)

@@ -51,6 +51,10 @@ class Looker:
         for name in self._links():
             self.wake(name)
 
+    def stop(self) -> None:
+        """The group has ended, and nothing is asked any longer."""
+        self._group = None
+
     def wake(self, peer: str) -> None:
         """Something may have to be asked of a peer, or of this host; a peer that has just come is asked in any case."""
         if self._group is None:

@@ -13,7 +13,7 @@ from kvmigd.checks.view import Case, Hosts, Local
 from kvmigd.config import Config
 from kvmigd.errors import KvmigdError, NoSuchPeer
 from kvmigd.host.local import Host
-from kvmigd.model.finding import Finding, Verdict, verdict_of
+from kvmigd.model.finding import Finding, Severity, Verdict, verdict_of
 from kvmigd.model.guest import Guest
 from kvmigd.model.host import HostFacts
 from kvmigd.model.job import CheckOptions
@@ -82,6 +82,7 @@ class Readiness:
                 group.create_task(self._board.run(), name="readiness-board")
                 group.create_task(self._repeater.run(), name="readiness-proofs")
         finally:
+            self._looker.stop()
             self._notices.close()
 
     def catch_up(self) -> None:
@@ -185,7 +186,7 @@ class Readiness:
     ) -> dict[tuple[str, str], CheckResult]:
         """Ask both hosts about active guests, and with `prove` try what can be tried.
 
-        A peer that fails in the middle becomes a finding of severity `unknown`.
+        A peer that fails in the middle becomes a finding of severity `unknown`, after what blocks as far as is known.
         """
         few = asyncio.Semaphore(PEERS_AT_ONCE)
 
@@ -199,11 +200,17 @@ class Readiness:
         rows = {}
         for guest in guests:
             for link, error in zip(links, errors, strict=True):
-                row = self._judged(guest.uuid, link.name, options) if error is None else None
+                row = self._judged(guest.uuid, link.name, options)
+                if row is not None and error is None:
+                    rows[guest.uuid, link.name] = row
+                    continue
                 # Without an error the guest has left, or the peer was taken out of the configuration, meanwhile.
                 error = error or NoSuchPeer(f"{guest.name} or {link.name} is gone.")
                 finding = unanswered(self._host.config.name, link.name, error)
-                rows[guest.uuid, link.name] = row or _row(guest, link.name, finding)
+                # What was proved, or heard of the peer, may block all the same: who loses large packets does not answer
+                # large questions.
+                known = tuple(one for one in row.findings if one.severity is Severity.BLOCK) if row is not None else ()
+                rows[guest.uuid, link.name] = _row(guest, link.name, *known, finding)
         return rows
 
     async def _ask(
@@ -360,8 +367,8 @@ class Readiness:
 _NOTHING = HostState()
 
 
-def _row(guest: Guest, peer: str, finding: Finding) -> CheckResult:
-    return CheckResult(guest=guest.name, peer=peer, verdict=verdict_of((finding,)), findings=(finding,))
+def _row(guest: Guest, peer: str, *findings: Finding) -> CheckResult:
+    return CheckResult(guest=guest.name, peer=peer, verdict=verdict_of(findings), findings=findings)
 
 
 def _tls_of(facts: HostFacts) -> object:

@@ -7,15 +7,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from kvmigd.errors import PeerUnreachable
+import pytest
+
+from kvmigd.errors import HypervisorUnavailable, PeerUnreachable
 from kvmigd.model.finding import Verdict
 from kvmigd.model.guest import Guest, GuestState
 from kvmigd.model.host import Examination, Look, ResolvedName
 from kvmigd.model.job import CheckOptions
 from kvmigd.model.proof import FrameProof, PortProof, Proofs, StorageProof, TlsProof
+from kvmigd.peer.link import PeerLink
+from kvmigd.prove.prover import Prover
 from kvmigd.prove.wanted import Segment, Wanted
 from kvmigd.readiness.evidence import HERE, Evidence
 from kvmigd.readiness.looker import Looker
+from kvmigd.readiness.readiness import Readiness
 from kvmigd.readiness.repeater import Repeater, Rhythm
 from kvmigd.readiness.wanted import KINDS
 from tests.simulated import guest
@@ -337,6 +342,48 @@ def test_while_libvirt_is_away_its_guests_are_known_and_blocked(run: Run) -> Non
     run(body)
 
 
+@pytest.mark.parametrize("which", ["hosta", "hostb"])
+def test_a_libvirt_that_hangs_is_unknown_by_its_name(run: Run, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
+    async def body(sides: dict[str, Side]) -> None:
+        a = sides["hosta"]
+        web = a.hypervisor.add(guest("web"))
+        await until(lambda: web.uuid in a.service.standings)
+        silence = f"libvirt on {which} has not answered for 10 s."
+
+        async def hangs(*_guests: object) -> None:
+            raise HypervisorUnavailable(silence, hint="systemctl status libvirtd")
+
+        monkeypatch.setattr(sides[which].host, "_look", hangs)
+        (result,) = await a.service.check("web", "hostb", CheckOptions())
+        (finding,) = result.findings
+        assert (result.verdict, finding.check, finding.host) == (Verdict.UNKNOWN, "peer.answers", which)
+        assert (finding.found, finding.remedy) == (silence, "systemctl status libvirtd")
+        assert finding.summary.endswith(silence)
+
+    run(body)
+
+
+def test_what_is_known_to_block_is_told_by_a_peer_that_could_not_look(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(sides: dict[str, Side]) -> None:
+        a, b = sides["hosta"], sides["hostb"]
+        web = a.hypervisor.add(guest("web"))
+        b.hypervisor.missing_cpu = "missing features: avx512f"
+        await until(lambda: web.uuid in a.service.standings)
+        await until(lambda: a.service.standings[web.uuid].readiness is Verdict.BLOCKED)
+
+        async def fails(*_guests: object) -> None:
+            raise HypervisorUnavailable("libvirt on hostb has not answered for 10 s.")
+
+        monkeypatch.setattr(b.host, "_look", fails)
+        (result,) = await a.service.check("web", "hostb", CheckOptions())
+        assert result.verdict is Verdict.BLOCKED
+        assert [finding.check for finding in result.findings] == ["cpu.model", "peer.answers"]
+
+    run(body)
+
+
 def test_check_all_tells_of_all_guests_and_peers(run: Run) -> None:
     async def body(sides: dict[str, Side]) -> None:
         a = sides["hosta"]
@@ -368,3 +415,23 @@ def test_a_guest_that_is_off_can_be_checked_too(run: Run) -> None:
             assert (result.verdict, result.findings[0].check) == (Verdict.BLOCKED, "guest.state")
 
     run(body)
+
+
+def test_what_happens_after_its_end_is_asked_of_nobody(run: Run) -> None:
+    async def body(sides: dict[str, Side]) -> None:
+        a = sides["hosta"]
+        readiness = Readiness(a.host, a.service._peers, prover=no_prover)
+        running = asyncio.ensure_future(readiness.run())
+        await asyncio.sleep(0.05)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        before = asyncio.all_tasks()
+        readiness._looker.wake("hostb")
+        assert asyncio.all_tasks() == before
+
+    run(body)
+
+
+def no_prover(link: PeerLink) -> Prover:
+    """Nothing is to be proved."""
+    raise AssertionError(f"{link.name} is asked")
