@@ -20,6 +20,7 @@ from tests.lab.lab import Lab, down
 from tests.lab.places import default_name
 
 MakeGuest = Callable[..., Guest]
+_FAILED = pytest.StashKey[bool]()
 _UNITS = ("kvmigd.service", "kvmigd-evacuate.service", "libvirtd.service")
 
 
@@ -62,10 +63,13 @@ def lab3() -> Iterator[Lab]:
 
 
 @pytest.fixture
-def hosts(lab: Lab) -> Iterator[Hosts]:
-    """Two hosts, up, without guests and faults; whatever the test does to them is put back after it."""
+def hosts(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Hosts]:
+    """Two hosts, up, without guests and faults; whatever the test does to them is put back after it.
+
+    After a test that failed also all daemons are started anew: what it undid in files they may not have read again.
+    """
     yield Hosts(*lab.hosts)
-    lab.reset()
+    lab.reset(restart=request.node.stash.get(_FAILED, False))
 
 
 @pytest.fixture
@@ -105,8 +109,9 @@ def boot_sector_guest() -> MakeGuest:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show what the hosts' journals say of a test that failed, before they are put back."""
+    """Note that a test failed, and show what the hosts' journals say of it before they are put back."""
     report = yield
+    item.stash[_FAILED] = item.stash.get(_FAILED, False) or report.failed
     if report.when == "call" and report.failed and isinstance(item, pytest.Function):
         for fixture in ("lab", "lab3"):
             found = item.funcargs.get(fixture)

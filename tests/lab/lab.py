@@ -104,10 +104,15 @@ class Lab:
         pki.install(self.hosts)
         at_once(self._start_services, self.hosts)
 
-    def reset(self) -> None:
-        """Put everything back as it was after `up`: no faults, no guests, all hosts and services up."""
+    def reset(self, *, restart: bool = False) -> None:
+        """Put everything back as it was after `up`: no faults, no guests, all hosts and services up.
+
+        With `restart` libvirt and kvmigd are started anew, whatever they look like.
+        """
         reset.wire(self.places)
         at_once(Host.boot, (self.store, *self.hosts))
+        if restart:
+            at_once(reset.stop, self.hosts)
         at_once(lambda host: reset.host(host, UNITS if self.has_kvmigd else ()), self.hosts)
         # a guest may be on its way from one host to another: until none of them has had one
         while any(at_once(reset.guests, self.hosts)):

@@ -83,6 +83,13 @@ def host(host: Host, units: Iterable[str]) -> None:
         host.sh(_HOST, *units)
 
 
+def stop(host: Host) -> None:
+    """Stop what has read files of the host, for it to read them again; `host` starts it."""
+    if not host.is_up():
+        host.wait_up()
+    host.sh(f"systemctl daemon-reload\n{_LIBVIRT}")
+
+
 def guests(host: Host) -> bool:
     """Remove a host's guests; False when there were none."""
     try:

@@ -120,10 +120,11 @@ def libvirt_without_tls_socket(ground: Ground) -> Iterator[None]:
     try:
         yield
     finally:
-        # while it runs no socket of its can be started
+        # While it runs no socket of its can be started, and kvmigd would start it at once.
         b.sh(
             "systemctl --quiet --runtime unmask libvirtd-tls.socket\n"
-            "for n in $(seq 20); do\n"
-            "systemctl reset-failed libvirtd.service libvirtd-tls.socket; systemctl stop libvirtd.service\n"
-            "systemctl start libvirtd-tls.socket && break; done; systemctl start libvirtd.service"
+            "systemctl reset-failed kvmigd.service libvirtd.service libvirtd-tls.socket\n"
+            "systemctl stop kvmigd.service libvirtd.service\n"
+            "systemctl start libvirtd-tls.socket\n"
+            "systemctl start libvirtd.service kvmigd.service"
         )
