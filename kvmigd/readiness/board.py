@@ -123,6 +123,7 @@ class Board:
             self._touch_guest(uuid, _LOOK)
         elif host in guest.pairs:
             self._touch_pair(uuid, host, guest.pairs[host], _LOOK)
+        self.stand((uuid,))
 
     def met(self, peer: str, word: str) -> None:
         """What is known of a peer is something else: `facts` or `proofs`."""
@@ -130,6 +131,8 @@ class Board:
         if part is not None:
             part.hosts = None
             self._touch_peer(peer, frozenset({word}))
+            if word == "proofs":
+                self.stand(self._guests)
 
     def _touch_all(self, words: frozenset[str]) -> None:
         for name in self._peers:
@@ -360,7 +363,10 @@ class Board:
             self._tell(uuid)
 
     def stand(self, uuids: Iterable[str]) -> None:
-        """Something of these guests that no question reads has changed, like the age of what was proved."""
+        """Something of these guests that no question reads has changed, like the age of what was proved.
+
+        What is proved anew is told with its time, also where it changes no finding.
+        """
         self._dirty.update((uuid, None) for uuid in uuids if uuid in self._guests)
         self._wake.set()
 

@@ -40,6 +40,7 @@ class Site:
         self.severities: dict[str, str] = {}
         self.guests: dict[str, Guest] = {}
         self.views: dict[str, PeerView] = {}
+        self.now_usec = 1
         self.evidence = Evidence(self._on_evidence)
         self.board = Board(self.evidence, self.facts, self.state)
         self.told: list[str] = []
@@ -56,6 +57,8 @@ class Site:
             self.board.met(host, word)
         elif word == "look":
             self.board.looked(host, uuid)
+        else:
+            self.board.stand((uuid,))
 
     def have(self, *guests: Guest) -> None:
         self.guests = {guest.uuid: guest for guest in guests}
@@ -92,6 +95,7 @@ class Site:
             fresh = changed(look, guest=guest.uuid, names__uuid_of_name="", names__name_of_uuid="", **how)
             if host != HERE:
                 fresh = msgspec.structs.replace(fresh, names=type(fresh.names)())
+            fresh = msgspec.structs.replace(fresh, taken_usec=self.now_usec)
             self.evidence.took(host, [guest], [fresh])
 
     def expected(self, uuid: str, peer: str) -> tuple[Finding, ...]:
@@ -119,6 +123,8 @@ class Site:
         for uuid, standing in self.board.standings.items():
             verdicts = {peer: verdict_of(self.expected(uuid, peer)) for peer in self.views}
             assert {it.peer: it.verdict for it in standing.destinations} == verdicts
+            proved = {peer: self.evidence.proved_usec(uuid, peer) for peer in self.views}
+            assert {it.peer: it.proved_usec for it in standing.destinations} == proved
             assert standing.readiness is standing.destinations[0].verdict
 
 
@@ -129,6 +135,7 @@ def _set(findings: tuple[Finding, ...]) -> set[Finding]:
 
 def _proof(site: Site, problem: str) -> None:
     proof = PortProof(to="hostb", address="192.0.2.2", port=49152, problem=problem, text="it was tried")
+    proof = msgspec.structs.replace(proof, taken_usec=site.now_usec)
     site.evidence.proved("hostb", Proofs(ports=(proof,)))
 
 
@@ -176,6 +183,7 @@ EVENTS: dict[str, Callable[[Site], None]] = {
     "port open": lambda site: _proof(site, ""),
     "remote closed": lambda site: _met(site, "refused"),
     "remote open": lambda site: _met(site, ""),
+    "later": lambda site: setattr(site, "now_usec", site.now_usec + 1),
     "severities": lambda site: _severities(site, software_qemu="block", network_mtu="ignore"),
     "no severities": lambda site: _severities(site),
     "work a little": lambda site: [site.board._step() for _ in range(3)] and None,
@@ -251,6 +259,17 @@ def test_a_change_of_which_rules_see_nothing_is_not_told() -> None:
     EVENTS["look again"](site)
     site.board.work()
     assert site.told == []
+
+
+def test_what_is_proved_is_told_with_its_time_also_where_nothing_else_is_found() -> None:
+    site = Site()
+    assert [it.proved_usec for it in site.board.standings[GUESTS[0].uuid].destinations] == [0, 0]
+    site.told.clear()
+    EVENTS["port open"](site)
+    site.board.work()
+    assert site.told == [guest.uuid for guest in GUESTS]
+    proved = {it.peer: it.proved_usec for it in site.board.standings[GUESTS[0].uuid].destinations}
+    assert proved == {"hostb": 1, "hostc": 0}
 
 
 def test_who_stands_otherwise_is_told() -> None:
