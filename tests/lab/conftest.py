@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.lab import guests
+from tests.lab import daemon, guests
 from tests.lab.command import LabError
 from tests.lab.guests import Guest
 from tests.lab.host import Host
@@ -68,6 +68,8 @@ def hosts(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Hosts]:
 
     After a test that failed also all daemons are started anew: what it undid in files they may not have read again.
     """
+    if lab.has_kvmigd:
+        daemon.wait_in_order(*lab.hosts)
     yield Hosts(*lab.hosts)
     lab.reset(restart=request.node.stash.get(_FAILED, False))
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tests.lab.host import Host, wait_until
+from tests.lab.host import Host, wait_for
 
 NAME, ROOT = "org.kvmigd1", "/org/kvmigd1"
 MANAGER, HOST, JOB, MIGRATION, EVACUATION, PEER = (
@@ -78,6 +79,35 @@ def blocking(host: Host, guest: str, peer: str = "") -> dict[str, Finding]:
     return {finding.check: finding for finding in findings if finding.severity != "warn"}
 
 
+def obstacle(
+    host: Host, guest: str, peer: str, check: str, says: Callable[[Finding], object] = lambda _finding: True
+) -> Finding:
+    """Wait until a check stands in a guest's way, and says so, and return its finding.
+
+    What has happened to a host is known to its daemon and to its peers a little later.
+    """
+    found = wait_for(
+        f"{check} stands in the way of {guest}",
+        lambda: blocking(host, guest, peer),
+        lambda found: check in found and says(found[check]),
+    )
+    return found[check]
+
+
+def wait_free(host: Host, guest: str, peer: str) -> None:
+    """Wait until nothing stands in a guest's way."""
+    wait_for(f"the way of {guest} to {peer} is free", lambda: blocking(host, guest, peer), lambda found: not found)
+
+
+def wait_checked(host: Host, guest: str, peer: str, verdict: str, *checks: str, **options: tuple[str, str]) -> None:
+    """Wait until Check says that, for exactly these checks."""
+    wait_for(
+        f"{guest} is {verdict} for {checks}",
+        lambda: check(host, guest, peer, **options),
+        lambda told: (told[0], [finding.check for finding in told[1]]) == (verdict, list(checks)),
+    )
+
+
 def unknown(host: Host, guest: str, peer: str) -> str:
     """Why Check cannot know whether a guest could go to a peer: what was found instead of an answer."""
     verdict, findings = check(host, guest, peer)
@@ -116,19 +146,48 @@ def peer_state(host: Host, peer: str) -> str:
     return str(properties(host, f"{ROOT}/peer/{peer}", PEER)["State"])
 
 
+def peer(host: Host, name: str) -> dict[str, Any]:
+    """What a host knows of a peer; empty while it does not answer."""
+    try:
+        return properties(host, f"{ROOT}/peer/{name}", PEER)
+    except CallFailed:
+        return {}
+
+
+def wait_peer_state(host: Host, name: str, state: str) -> None:
+    """Wait until a host says that of its connection to a peer."""
+    wait_for(f"{name} is {state} for {host.name}", lambda: peer(host, name), lambda known: known.get("State") == state)
+
+
 def wait_connected(*hosts: Host) -> None:
     """Wait until the hosts' daemons are connected to each other."""
     for host in hosts:
         for other in hosts:
             if other is not host:
-                wait_until(f"{host.name} is connected to {other.name}", lambda h=host, o=other: _connected(h, o))
+                wait_peer_state(host, other.name, "connected")
 
 
-def _connected(host: Host, other: Host) -> bool:
-    try:
-        return peer_state(host, other.name) == "connected"
-    except CallFailed:
-        return False
+def wait_in_order(*hosts: Host) -> None:
+    """Wait until the daemons have libvirt, know all of their hosts, and take guests from each other."""
+    for host in hosts:
+        wait_for(f"kvmigd on {host.name} is ready", lambda h=host: state(h), lambda found: found == "ready")
+        wait_for(f"all of {host.name} is known", lambda h=host: not_known(h), lambda found: found == {})
+    wait_connected(*hosts)
+    for host in hosts:
+        for other in hosts:
+            if other is not host:
+                wait_for(
+                    f"{host.name} has heard that {other.name} takes guests",
+                    lambda h=host, o=other: peer(h, o.name),
+                    lambda known: known.get("Accepting"),
+                )
+
+
+def not_known(host: Host) -> dict[str, Any] | None:
+    """The subjects that a daemon does not know of its host, and why; None while it does not answer."""
+    words = ("busctl", "--json=short", "get-property", NAME, ROOT, HOST, "Unknown")
+    done = host.run(*words, check=False)
+    return dict(json.loads(done.stdout)["data"]) if done.returncode == 0 else None
 
 
 def restart(host: Host) -> None:
@@ -138,7 +197,7 @@ def restart(host: Host) -> None:
 
 def wait_ready(host: Host) -> None:
     """Wait until the daemon has libvirt."""
-    wait_until(f"kvmigd on {host.name} is ready", lambda: state(host) in ("ready", "maintenance"))
+    wait_for(f"kvmigd on {host.name} is ready", lambda: state(host), lambda found: found in ("ready", "maintenance"))
 
 
 def state(host: Host) -> str:

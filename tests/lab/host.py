@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO
+from typing import IO, TypeVar
 
 from tests.lab import holder, network
 from tests.lab.command import Completed, LabError, run, said
@@ -26,6 +26,7 @@ _ENVIRONMENT = {
     "TERM": "dumb",
 }
 _BOOT_TIME = 150.0
+Seen = TypeVar("Seen")
 
 
 def wait_until(what: str, condition: Callable[[], bool], timeout: float = 30.0, every: float = 0.05) -> None:
@@ -35,6 +36,30 @@ def wait_until(what: str, condition: Callable[[], bool], timeout: float = 30.0, 
         if time.monotonic() > until:
             raise LabError(f"Waited {timeout:g} s in vain until {what}.")
         time.sleep(every)
+
+
+def wait_for(
+    what: str,
+    look: Callable[[], Seen],
+    met: Callable[[Seen], object],
+    *,
+    timeout: float = 30.0,
+    every: float = 0.05,
+) -> Seen:
+    """Wait until what is seen meets a condition, and return it; a LabError that says what was seen last."""
+    until = time.monotonic() + timeout
+    while not met(seen := look()):
+        if time.monotonic() > until:
+            raise LabError(f"Waited {timeout:g} s in vain until {what}; it is {seen!r}.")
+        time.sleep(every)
+    return seen
+
+
+def wait_equal(
+    what: str, look: Callable[[], Seen], expected: Seen, *, timeout: float = 30.0, every: float = 0.05
+) -> None:
+    """Wait until exactly this is seen; a LabError that says what was seen last."""
+    wait_for(f"{what}, {expected!r}", look, lambda seen: bool(seen == expected), timeout=timeout, every=every)
 
 
 class Host:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from tests.lab.command import LabError
 from tests.lab.faults.fault import undo
-from tests.lab.host import Host
+from tests.lab.host import Host, wait_until
 
 
 def pids(host: Host, what: str | int) -> list[int]:
@@ -43,7 +43,10 @@ def paused(host: Host, what: str | int) -> Iterator[None]:
 @contextmanager
 def killed(host: Host, what: str | int) -> Iterator[None]:
     """Kill a process (SIGKILL); a unit is running again at the end."""
-    _signal(host, "KILL", what)
+    found = _signal(host, "KILL", what)
+    if isinstance(what, str) and what.endswith(".service"):
+        # until systemd has noticed, the unit counts as running, and to start it is nothing to do
+        wait_until(f"{what} on {host.name} has lost its process", lambda: host.main_pid(what) not in found)
     try:
         yield
     finally:
