@@ -12,24 +12,44 @@ from kvmigd.bus import path
 from kvmigd.readiness.notice import FREE, STUCK
 from tests.lab import daemon, faults, guests
 from tests.lab.guests import Guest
-from tests.lab.host import Host, wait_until
+from tests.lab.host import Host, wait_equal, wait_for, wait_until
+
+PROVED = 240.0
+"""So long a proof is waited for: one that did not go as it must is made again after a minute, and then after two."""
 
 
 @pytest.fixture
 def web(a: Host, b: Host) -> Guest:
     """A guest that runs on hosta, of which everything is known and proved."""
     guest = guests.create(a, guests.boot_sector("web", memory=64))
-    wait_until("it is proved", lambda: proved(a, guest) > 0)
-    wait_until("it is ready", lambda: stands(a, guest)["Readiness"] == "ready")
+    wait_until("it is proved", lambda: proved(a, guest) > 0, timeout=PROVED)
+    wait_ready(a, guest, timeout=PROVED)
     return guest
+
+
+def wait_ready(host: Host, guest: Guest, *, timeout: float = 60.0) -> None:
+    """Wait until nothing stands in a guest's way."""
+    wait_for("it is ready", lambda: stands(host, guest), lambda known: known["Readiness"] == "ready", timeout=timeout)
+
+
+def wait_stuck(host: Host, guest: Guest, words: str) -> None:
+    """Wait until a guest can go nowhere, for that reason, and all of the host says so."""
+    wait_for(
+        f"it is stuck for {words}",
+        lambda: stands(host, guest),
+        lambda known: known["Readiness"] == "blocked" and words in known["Obstacle"],
+        timeout=60,
+    )
+    wait_equal("the host says so", lambda: stuck(host), [guest.name])
+    wait_equal("it is the worst", lambda: daemon.properties(host, path.ROOT, path.MANAGER)["Readiness"], "blocked")
 
 
 def stands(host: Host, guest: Guest) -> dict[str, Any]:
     """The properties of a guest; empty while it is not there."""
     try:
         return daemon.properties(host, path.guest_path(guest.uuid), path.GUEST)
-    except Exception:
-        return {"Readiness": "", "Destinations": []}
+    except daemon.CallFailed:
+        return {"Readiness": "", "Obstacle": "", "Destinations": []}
 
 
 def proved(host: Host, guest: Guest) -> int:
@@ -43,9 +63,10 @@ def stuck(host: Host) -> list[str]:
     return names
 
 
-def told(host: Host, message: str) -> list[dict[str, str]]:
-    """Entries of the journal with a message ID, since the last boot."""
-    shown = host.run("journalctl", "--boot", "--output=json", f"MESSAGE_ID={message}", check=False)
+def told(host: Host, message: str, guest: Guest) -> list[dict[str, str]]:
+    """Entries of the journal with a message ID about a guest, since the last boot."""
+    matches = (f"MESSAGE_ID={message}", f"KVMIGD_UUID={guest.uuid}")
+    shown = host.run("journalctl", "--boot", "--output=json", *matches, check=False)
     return [json.loads(line) for line in shown.stdout.splitlines()]
 
 
@@ -63,18 +84,18 @@ def test_what_happens_to_the_peer_is_noticed_and_so_is_its_end(
     a: Host, b: Host, web: Guest, kind: str, words: str
 ) -> None:
     with what_stands_in_the_way(kind, b):
-        wait_until("it is stuck", lambda: stuck(a) == [web.name])
-        assert words in stands(a, web)["Obstacle"]
-        assert daemon.properties(a, path.ROOT, path.MANAGER)["Readiness"] == "blocked"
-    wait_until("it is free again", lambda: stuck(a) == [])
-    assert stands(a, web)["Readiness"] == "ready"
+        wait_stuck(a, web, words)
+    wait_ready(a, web, timeout=PROVED)
+    wait_equal("it is free again", lambda: stuck(a), [])
 
 
 def test_the_journal_says_who_is_stuck_and_who_is_free_again(a: Host, b: Host, web: Guest) -> None:
     with faults.bridge_down(b, "br0"):
-        wait_until("the journal has it", lambda: [it["KVMIGD_GUEST"] for it in told(a, STUCK)][-1:] == [web.name])
-        assert "br0 on hostb is down" in told(a, STUCK)[-1]["KVMIGD_OBSTACLE"]
-    wait_until("the journal has it", lambda: [it["KVMIGD_GUEST"] for it in told(a, FREE)][-1:] == [web.name])
+        entries = wait_for("the journal has it", lambda: told(a, STUCK, web), bool, timeout=60)
+        assert [it["KVMIGD_GUEST"] for it in entries] == [web.name]
+        assert "br0 on hostb is down" in entries[0]["KVMIGD_OBSTACLE"]
+    entries = wait_for("the journal has it", lambda: told(a, FREE, web), bool, timeout=60)
+    assert [it["KVMIGD_GUEST"] for it in entries] == [web.name]
     a.run("journalctl", "--update-catalog", check=False)
     shown = a.run("journalctl", "--catalog", "--boot", f"MESSAGE_ID={STUCK}", check=False).stdout
     assert "web can go nowhere" in shown
@@ -82,25 +103,28 @@ def test_the_journal_says_who_is_stuck_and_who_is_free_again(a: Host, b: Host, w
 
 def test_check_without_proofs_knows_what_readiness_knows(a: Host, b: Host, web: Guest) -> None:
     known = ("b", "false")
-    assert daemon.check(a, web.name, b.name, prove=known) == ("ready", [])
+    daemon.wait_checked(a, web.name, b.name, "ready", prove=known)
     with faults.bridge_down(b, "br0"):
-        wait_until("it is stuck", lambda: stuck(a) == [web.name])
+        wait_stuck(a, web, "br0")
         verdict, (finding, *_) = daemon.check(a, web.name, "", prove=known)
         assert (verdict, finding.check) == ("blocked", "network.bridge")
 
 
 def test_a_guest_that_moves_takes_its_readiness_along(a: Host, b: Host, web: Guest) -> None:
     assert daemon.moved(a, web.name, b.name)["Result"] == "done"
-    wait_until("it is gone here", lambda: not stands(a, web)["Readiness"])
-    wait_until("it is ready there", lambda: stands(b, web)["Readiness"] == "ready")
-    wait_until("it is proved there", lambda: proved(b, web) > 0)
+    wait_for("it is gone here", lambda: stands(a, web), lambda known: not known["Readiness"])
+    wait_ready(b, web, timeout=PROVED)
+    wait_until("it is proved there", lambda: proved(b, web) > 0, timeout=PROVED)
 
 
 def test_a_peer_that_is_away_is_unknown(a: Host, b: Host, web: Guest) -> None:
     b.run("systemctl", "stop", "kvmigd.service")
     try:
-        wait_until("it is noticed", lambda: stands(a, web)["Readiness"] == "unknown")
-        assert "hostb does not answer" in stands(a, web)["Obstacle"]
+        wait_for(
+            "it is noticed",
+            lambda: stands(a, web),
+            lambda known: known["Readiness"] == "unknown" and "hostb does not answer" in known["Obstacle"],
+        )
     finally:
         b.run("systemctl", "start", "kvmigd.service")
-    wait_until("it is ready again", lambda: stands(a, web)["Readiness"] == "ready")
+    wait_ready(a, web, timeout=PROVED)

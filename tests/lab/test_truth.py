@@ -25,7 +25,8 @@ def ground(lab: Lab) -> Iterator[Ground]:
 
 
 @pytest.mark.parametrize("name", CHOSEN)
-def test_check_tells_the_truth(ground: Ground, name: str) -> None:
+def test_check_tells_the_truth(ground: Ground, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(truth, "SETTLE", 30.0)  # how long it takes is what the bench tells
     (situation,) = (each for each in SITUATIONS if each.name == name)
     row = truth.run(ground, situation)
     assert row.error == ""
