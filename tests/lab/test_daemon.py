@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.lab import daemon, faults, guests
-from tests.lab.host import Host, wait_until
+from tests.lab.host import Host, wait_equal, wait_for, wait_until
 
 UNIT = "kvmigd.service"
 DROP_IN = f"/etc/systemd/system/{UNIT}.d/test.conf"
@@ -16,13 +16,23 @@ def shown(host: Host, name: str) -> str:
     return host.run("systemctl", "show", UNIT, "--value", f"--property={name}").stdout.strip()
 
 
+def wait_journal(host: Host, words: str, *, since: str = "") -> None:
+    """Wait until the journal of the unit has this: it is written a little later."""
+    wait_for(f"the journal has {words!r}", lambda: host.journal(UNIT, since=since), lambda text: words in text)
+
+
+def now(host: Host) -> str:
+    """The time of day, as journalctl takes it."""
+    return host.sh("date +@%s")
+
+
 def test_it_runs_under_the_shipped_unit(a: Host) -> None:
     daemon.wait_ready(a)
     assert shown(a, "Type") == "notify"
     assert shown(a, "WatchdogUSec") == "30s"
     assert shown(a, "FragmentPath").endswith("/lib/systemd/system/kvmigd.service")
     assert shown(a, "DropInPaths") == ""
-    assert shown(a, "StatusText") == "Ready"
+    wait_equal("systemd was told", lambda: shown(a, "StatusText"), "Ready")
     for unit in (UNIT, "kvmigd-storage@x.service"):
         exposure = a.run("systemd-analyze", "security", "--no-pager", unit).stdout.splitlines()[-1]
         level = float(exposure.split("exposure level for ")[1].split(": ")[1].split()[0])
@@ -36,32 +46,35 @@ def test_it_is_started_by_a_call_and_stops_cleanly(a: Host) -> None:
     a.run("systemctl", "stop", UNIT)
     assert shown(a, "Result") == "success"
     assert daemon.properties(a, daemon.ROOT, daemon.MANAGER)["HostName"] == "hosta"
-    assert a.is_active(UNIT)
+    # it answers a moment before it tells systemd that it is ready
+    wait_until("it is active", lambda: a.is_active(UNIT))
 
 
 def test_systemd_kills_and_restarts_it_when_its_loop_hangs(a: Host) -> None:
-    with faults.file_changed(a, DROP_IN, "[Service]\nWatchdogSec=1\n"):
+    with faults.file_changed(a, DROP_IN, "[Service]\nWatchdogSec=4\n"):
         a.sh("systemctl daemon-reload; systemctl reset-failed kvmigd.service; systemctl restart kvmigd.service")
-        pid = a.main_pid(UNIT)
+        pid, began = a.main_pid(UNIT), now(a)
         a.run("kill", "-STOP", str(pid))
-        wait_until("it has been restarted", lambda: a.main_pid(UNIT) not in (0, pid))
-        assert "Watchdog timeout" in a.journal(UNIT)
+        wait_for("it has been restarted", lambda: a.main_pid(UNIT), lambda other: other not in (0, pid), timeout=90)
+        wait_journal(a, "Watchdog timeout", since=began)
     a.sh("systemctl daemon-reload; systemctl reset-failed kvmigd.service; systemctl restart kvmigd.service")
 
 
 def test_the_journal_has_fields(a: Host, b: Host) -> None:
     web = guests.create(a, guests.boot_sector("web", memory=64))
     daemon.moved(a, web.name, b.name)
-    entries = a.run(
-        *("journalctl", "--boot", "--output=cat", f"_SYSTEMD_UNIT={UNIT}", "KVMIGD_GUEST=web", "KVMIGD_PEER=hostb")
-    ).stdout
-    assert "guest arrived" in entries
+    fields = (f"_SYSTEMD_UNIT={UNIT}", "KVMIGD_GUEST=web", "KVMIGD_PEER=hostb")
+    wait_for(
+        "the journal has it",
+        lambda: a.run("journalctl", "--boot", "--output=cat", *fields, check=False).stdout,
+        lambda entries: "guest arrived" in entries,
+    )
 
 
 def test_broken_toml_fails_the_start_with_file_line_and_column(a: Host) -> None:
     with faults.file_changed(a, "/etc/kvmigd/kvmigd.toml", 'name = "hosta"\n[migration]\nport_min = oops\n'):
         assert a.run("systemctl", "restart", UNIT, check=False).returncode != 0
-        assert "/etc/kvmigd/kvmigd.toml:3:12:" in a.journal(UNIT)
+        wait_journal(a, "/etc/kvmigd/kvmigd.toml:3:12:")
         assert not a.is_active(UNIT)
     a.sh("systemctl reset-failed kvmigd.service; systemctl start kvmigd.service")
 
@@ -80,36 +93,43 @@ def test_broken_toml_at_reload_keeps_the_old_configuration(a: Host, b: Host, tex
     with faults.file_changed(a, "/etc/kvmigd/kvmigd.toml", text):
         with pytest.raises(daemon.CallFailed, match=place.replace(".", r"\.")):
             daemon.call(a, daemon.ROOT, daemon.MANAGER, "Reload")
+        began = now(a)
         a.run("systemctl", "reload", UNIT)
-        wait_until("the signal was heard", lambda: "configuration not reloaded" in a.journal(UNIT, since="-10s"))
+        wait_journal(a, "configuration not reloaded", since=began)
         assert daemon.peer_state(a, "hostb") == "connected"
     assert a.main_pid(UNIT) == pid
 
 
 def test_sighup_reloads(a: Host) -> None:
     with faults.file_changed(a, "/etc/kvmigd/kvmigd.toml", 'name = "hosta"\nlog_level = "debug"\n'):
+        began = now(a)
         a.run("systemctl", "reload", UNIT)
-        wait_until("it has reloaded", lambda: "configuration reloaded" in a.journal(UNIT, since="-10s"))
+        wait_journal(a, "configuration reloaded", since=began)
     a.run("systemctl", "reload", UNIT)
 
 
 def test_it_starts_without_libvirt_says_so_and_recovers(a: Host) -> None:
     sockets = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd-tls.socket")
     with faults.stopped(a, "libvirtd.service", *sockets, "libvirtd-tcp.socket"):
+        began = now(a)
         daemon.restart(a)
         assert a.is_active(UNIT)
         assert daemon.state(a) == "no-hypervisor"
-        assert shown(a, "StatusText").startswith("Waiting for libvirt: ")
-        assert "hypervisor unavailable" in a.journal(UNIT, since="-20s")
+        wait_for(
+            "systemd was told",
+            lambda: shown(a, "StatusText"),
+            lambda text: text.startswith("Waiting for libvirt: "),
+        )
+        wait_journal(a, "hypervisor unavailable", since=began)
     daemon.wait_ready(a)
-    assert shown(a, "StatusText") == "Ready"
+    wait_equal("systemd was told", lambda: shown(a, "StatusText"), "Ready")
 
 
 def test_it_survives_a_restart_of_libvirt_and_one_that_hangs(a: Host, b: Host) -> None:
     web = guests.create(a, guests.boot_sector("web", memory=64))
     a.run("systemctl", "restart", "libvirtd.service")
     daemon.wait_ready(a)
-    wait_until("checks work again", lambda: daemon.check(a, web.name, b.name)[0] == "ready")
+    daemon.wait_checked(a, web.name, b.name, "ready")
     with faults.paused(a, "libvirtd.service"):
         verdict, findings = daemon.check(a, web.name, b.name)
         # When it is asked nobody may know yet that it hangs; who asks later hears that libvirt here does not answer.
@@ -118,7 +138,7 @@ def test_it_survives_a_restart_of_libvirt_and_one_that_hangs(a: Host, b: Host) -
         assert "libvirt" in findings[0].details["remedy"]
         assert daemon.properties(a, daemon.ROOT, daemon.MANAGER)["HostName"] == "hosta", "the bus is answered"
     daemon.wait_ready(a)
-    wait_until("checks work again", lambda: daemon.check(a, web.name, b.name)[0] == "ready")
+    daemon.wait_checked(a, web.name, b.name, "ready")
 
 
 @pytest.mark.parametrize(
@@ -151,8 +171,8 @@ def test_polkit_rules_of_the_admin_count(a: Host, b: Host) -> None:
 """
     with faults.file_changed(a, "/etc/polkit-1/rules.d/10-test.rules", rule):
         a.sh("chmod 644 /etc/polkit-1/rules.d/10-test.rules; systemctl restart polkit.service")
-        done = daemon.call(a, daemon.ROOT, daemon.MANAGER, "Check", "ssa{sv}", web.name, b.name, "0", user="nobody")
-        assert done[0] == "ready"
+        asked = (daemon.ROOT, daemon.MANAGER, "Check", "ssa{sv}", web.name, b.name, "0")
+        wait_for("it is ready", lambda: daemon.call(a, *asked, user="nobody"), lambda told: told[0] == "ready")
         with pytest.raises(daemon.CallFailed):
             daemon.call(a, daemon.ROOT, daemon.MANAGER, "Check", "ssa{sv}", "db", b.name, "0", user="nobody")
     a.run("systemctl", "restart", "polkit.service")
@@ -165,11 +185,11 @@ def test_exit_statuses_of_kvmigctl(a: Host, b: Host) -> None:
         command = ("runuser", "-u", user, "--", "kvmigctl", *words) if user else ("kvmigctl", *words)
         return a.run(*command, check=False).returncode
 
-    assert status("check", web.name, b.name) == 0
+    wait_equal("the way is free", lambda: status("check", web.name, b.name), 0)
     assert status("migrate", "nobody", b.name) == 1
     assert status("migrate") == 2
     with faults.bridge_down(b):
-        assert status("check", web.name, b.name) == 3
+        wait_equal("the bridge stands in the way", lambda: status("check", web.name, b.name), 3)
         assert status("migrate", web.name, b.name) == 3
     assert status("evacuate", user="nobody") == 4
     activation = "/usr/share/dbus-1/system-services/org.kvmigd1.service"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.lab import daemon, faults, guests
-from tests.lab.host import Host, wait_until
+from tests.lab.host import Host, wait_equal, wait_for
 
 # So many restarts in a row are more than systemd takes for healthy.
 RESTART_WITHOUT_CACHE = """\
@@ -18,12 +18,12 @@ systemctl restart kvmigd.service
 
 def problem(host: Host, peer: str) -> str:
     """What a host says is wrong with a peer."""
-    return str(daemon.properties(host, f"{daemon.ROOT}/peer/{peer}", daemon.PEER)["Problem"])
+    return str(daemon.peer(host, peer).get("Problem", ""))
 
 
 def wait_problem(host: Host, peer: str, text: str) -> None:
     """Wait until a host says that."""
-    wait_until(f"{host.name} says of {peer}: {text}", lambda: text in problem(host, peer))
+    wait_for(f"{host.name} says of {peer}: {text}", lambda: problem(host, peer), lambda found: text in found)
 
 
 @contextmanager
@@ -44,12 +44,9 @@ def copy(source: Host, destination: Host, path: str) -> None:
 
 
 def test_peer_objects(a: Host, b: Host) -> None:
-    daemon.wait_connected(a, b)
-    daemon.wait_ready(b)
-    wait_until("hosta has heard", lambda: daemon.properties(a, f"{daemon.ROOT}/peer/hostb", daemon.PEER)["Accepting"])
-    peer = daemon.properties(a, f"{daemon.ROOT}/peer/hostb", daemon.PEER)
+    own = daemon.properties(b, daemon.ROOT, daemon.MANAGER)["HostId"]
+    peer = wait_for("hosta has heard", lambda: daemon.peer(a, "hostb"), lambda known: known.get("HostId") == own)
     assert (peer["Name"], peer["Address"], peer["State"], peer["Accepting"]) == ("hostb", b.address, "connected", True)
-    assert peer["HostId"] == daemon.properties(b, daemon.ROOT, daemon.MANAGER)["HostId"]
     assert peer["MemoryFree"] > 0
     assert peer["LastSeenUSec"] > 0
     assert peer["RoundTripUSec"] > 0
@@ -62,7 +59,7 @@ def test_a_daemon_that_dies_a_link_that_is_cut_and_one_that_hangs_are_noticed(a:
     daemon.wait_connected(a, b)
     for fault in (faults.cut(b), faults.paused(b, "kvmigd.service"), faults.stopped(b, "kvmigd.service")):
         with fault:
-            wait_until("the loss is noticed", lambda: daemon.peer_state(a, "hostb") == "unreachable", timeout=10)
+            daemon.wait_peer_state(a, "hostb", "unreachable")
         daemon.wait_connected(a, b)
 
 
@@ -71,7 +68,7 @@ def test_no_certificate(a: Host, b: Host) -> None:
         b.run("rm", "/etc/pki/libvirt/servercert.pem", "/etc/pki/libvirt/clientcert.pem")
         daemon.restart(b)
         wait_problem(b, "hosta", "/etc/pki/libvirt/clientcert.pem")
-        assert "servercert.pem" in b.journal("kvmigd.service")
+        wait_for("it says so", lambda: b.journal("kvmigd.service"), lambda text: "servercert.pem" in text)
         wait_problem(a, "hostb", "cannot be reached")
     daemon.wait_connected(a, b)
 
@@ -110,9 +107,14 @@ def test_a_certificate_of_another_ca(a: Host, b: Host) -> None:
         assert "--force" in refused.stderr
         b.run("kvmigctl", "pki", "install", "--force", "/root/other/b.tar")
         daemon.restart(b)
-        wait_until("it is not trusted", lambda: daemon.peer_state(a, "hostb") == "not-trusted")
-        assert "CA" in problem(a, "hostb") or "issued" in problem(a, "hostb")
-        wait_until("nor is the other side", lambda: daemon.peer_state(b, "hosta") == "not-trusted")
+        wait_for(
+            "it is not trusted",
+            lambda: daemon.peer(a, "hostb"),
+            lambda known: (
+                known.get("State") == "not-trusted" and ("CA" in known["Problem"] or "issued" in known["Problem"])
+            ),
+        )
+        daemon.wait_peer_state(b, "hosta", "not-trusted")
     daemon.wait_connected(a, b)
 
 
@@ -124,7 +126,7 @@ def test_the_right_ca_but_another_hosts_name(a: Host, b: Host) -> None:
         b.run("kvmigctl", "pki", "install", "/root/x.tar")
         daemon.restart(b)
         wait_problem(a, "hostb", "another name than hostb")
-        wait_until("it is not trusted", lambda: daemon.peer_state(a, "hostb") == "not-trusted")
+        daemon.wait_peer_state(a, "hostb", "not-trusted")
         wait_problem(b, "hosta", "hostx")
         assert "another name than hostb" in daemon.unknown(a, web.name, "hostb")
     daemon.wait_connected(a, b)
@@ -138,7 +140,7 @@ def test_another_protocol_version(a: Host, b: Host) -> None:
     try:
         with faults.file_changed(b, wire, changed):
             b.sh(RESTART_WITHOUT_CACHE)
-            wait_until("it is noticed", lambda: daemon.peer_state(a, "hostb") == "incompatible")
+            daemon.wait_peer_state(a, "hostb", "incompatible")
             assert "protocol 7" in problem(a, "hostb")
             assert "protocol 3" in problem(a, "hostb")
             assert "protocol 7" in daemon.unknown(a, web.name, "hostb")
@@ -150,7 +152,7 @@ def test_another_protocol_version(a: Host, b: Host) -> None:
 def test_a_peer_comes_and_goes_with_a_reload(a: Host, b: Host) -> None:
     with faults.file_changed(a, "/etc/kvmigd/peers.d/hostz.toml", 'name = "hostz"\naddress = "10.77.1.99"\n'):
         a.run("systemctl", "reload", "kvmigd.service")
-        wait_until("the peer is there", lambda: "hostz" in a.run("kvmigctl", "peers").stdout)
+        wait_equal("the peer is there", lambda: "hostz" in a.run("kvmigctl", "peers").stdout, expected=True)
     daemon.call(a, daemon.ROOT, daemon.MANAGER, "Reload")
     assert "hostz" not in a.run("kvmigctl", "peers").stdout
     assert daemon.peer_state(a, "hostb") == "connected", "the other peer was not touched"
@@ -162,7 +164,7 @@ import json, ssl, sys, urllib.request
 context = ssl.create_default_context(cafile="/etc/pki/CA/cacert.pem")
 if sys.argv[1] == "yes":
     context.load_cert_chain("/etc/pki/libvirt/clientcert.pem", "/etc/pki/libvirt/private/clientkey.pem")
-print(urllib.request.urlopen("https://hostb:16515/version", context=context, timeout=5).read().decode())
+print(urllib.request.urlopen("https://hostb:16515/version", context=context, timeout=30).read().decode())
 """
     assert '"protocols":[3]' in a.run("python3", "-I", "-c", script, "yes").stdout
     assert a.run("python3", "-I", "-c", script, "no", check=False).returncode != 0
