@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.lab import daemon, faults, guests
-from tests.lab.host import Host, wait_until
+from tests.lab.host import Host, wait_equal, wait_for, wait_until
 from tests.lab.lab import Lab
 from tests.lab.network import Network
 
@@ -31,7 +31,7 @@ def test_every_running_guest_leaves_and_maintenance_stays_on(a: Host, b: Host) -
     daemon.wait_connected(a, b)
     assert daemon.moved(b, "web1", a.name)["ErrorName"] == "org.kvmigd1.Error.Blocked"
     a.run("kvmigctl", "maintenance", "off")
-    wait_until("the peer has heard", lambda: not daemon.blocking(b, "web1", a.name))
+    daemon.wait_free(b, "web1", a.name)
     assert daemon.moved(b, "web1", a.name)["Result"] == "done"
 
 
@@ -55,10 +55,12 @@ def test_cancelling_stops_orderly(a: Host, b: Host) -> None:
         guests.create(a, guests.boot_sector(f"web{number}", memory=192, filled=128, number=number))
     with faults.throttle(a, Network.MIGRATION, 40):
         job = daemon.evacuate(a)
-        wait_until("the first one streams", lambda: guests.state(b, "web1") == "paused")
+        wait_equal("the first one streams", lambda: guests.state(b, "web1"), "paused")
         daemon.call(a, job, daemon.JOB, "Cancel", "a{sv}", "0")
         assert daemon.wait(a, job) == "cancelled"
-    assert [guests.state(a, f"web{number}") for number in (1, 2)] == ["running"] * 2
+    wait_equal(
+        "both run where they were", lambda: [guests.state(a, f"web{number}") for number in (1, 2)], ["running"] * 2
+    )
     assert {state for _peer, state, _message in lines(a, job).values()} == {"cancelled"}
 
 
@@ -74,9 +76,9 @@ def test_a_plain_reboot_saves_the_guests_first(a: Host, b: Host, command: tuple[
         guests.wait_counting(b, guest)
         assert guests.tick(b, guest).boot == tick.boot, "it ran on all the while"
     assert a.run("virsh", "list", "--all", "--name").stdout.split() == []
-    daemon.wait_connected(a, b)
-    daemon.wait_ready(a)
+    daemon.wait_in_order(a, b)
     assert daemon.state(a) == "ready", "going down is no maintenance"
+    daemon.wait_free(b, "web", a.name)
     assert daemon.moved(b, "web", a.name)["Result"] == "done"
 
 
@@ -104,9 +106,8 @@ def test_a_restart_of_units_moves_nobody(a: Host, b: Host) -> None:
         ("daemon-reexec",),
     ):
         a.run("systemctl", *command)
-    daemon.wait_connected(a, b)
-    daemon.wait_ready(a)
-    assert guests.state(a, guest) == "running"
+    daemon.wait_in_order(a, b)
+    wait_equal("it runs", lambda: guests.state(a, guest), "running")
     assert guests.state(b, guest) == ""
     assert a.is_active("kvmigd-evacuate.service")
 
@@ -114,16 +115,14 @@ def test_a_restart_of_units_moves_nobody(a: Host, b: Host) -> None:
 def test_a_host_that_goes_down_with_no_peer_left_does_not_wait(a: Host, b: Host) -> None:
     guest = guests.create(a, guests.boot_sector("web", memory=64))
     with faults.stopped(b, "kvmigd.service"):
-        wait_until("the loss is noticed", lambda: daemon.peer_state(a, b.name) == "unreachable")
+        daemon.wait_peer_state(a, b.name, "unreachable")
         job = daemon.evacuate(a, shutdown=("b", "true"))
         assert daemon.wait(a, job) == "failed"
         assert "hostb" in lines(a, job)["web"][2]
         assert daemon.state(a) == "draining"
     daemon.wait_connected(a, b)
     # a host that is going down takes nobody, so that two of them do not play ping-pong
-    wait_until(
-        "the peer has heard", lambda: not daemon.properties(b, f"{daemon.ROOT}/peer/hosta", daemon.PEER)["Accepting"]
-    )
+    wait_until("the peer has heard", lambda: not accepting(b, "hosta"))
     assert guests.state(a, guest) == "running"
     daemon.restart(a)
     daemon.wait_connected(a, b)
@@ -132,11 +131,16 @@ def test_a_host_that_goes_down_with_no_peer_left_does_not_wait(a: Host, b: Host)
 def test_the_peer_with_the_most_free_memory_is_chosen(lab3: Lab) -> None:
     a, b, c = (lab3.host(name) for name in ("hosta", "hostb", "hostc"))
     lab3.reset()
-    daemon.wait_connected(a, b, c)
+    daemon.wait_in_order(a, b, c)
+    before = free(a, "hostb")
     settings = 'name = "hostb"\n[migration]\nmemory_reserve = 6442450944\n'
     with faults.file_changed(b, "/etc/kvmigd/kvmigd.toml", settings):
         b.run("systemctl", "reload", "kvmigd.service")
-        wait_until("hosta has heard", lambda: free(a, "hostb") < free(a, "hostc"))
+        wait_for(
+            "hosta has heard",
+            lambda: (free(a, "hostb"), free(a, "hostc")),
+            lambda known: known[0] < known[1] - (1 << 30),
+        )
         guests.create(a, guests.boot_sector("web", memory=64))
         job = daemon.evacuate(a)
         assert daemon.wait(a, job) == "done"
@@ -144,6 +148,8 @@ def test_the_peer_with_the_most_free_memory_is_chosen(lab3: Lab) -> None:
     b.run("systemctl", "reload", "kvmigd.service")
     c.run("kvmigctl", "maintenance", "on")
     a.run("kvmigctl", "maintenance", "off")
+    wait_until("hosta has heard of the maintenance", lambda: not accepting(a, "hostc"))
+    wait_for("hosta has heard of the reserve", lambda: free(a, "hostb"), lambda known: known > before // 2)
     guests.create(a, guests.boot_sector("db", memory=64, number=2))
     job = daemon.evacuate(a)
     assert daemon.wait(a, job) == "done"

@@ -17,7 +17,7 @@ from tests.lab.command import LabError
 from tests.lab.conftest import Hosts, MakeGuest
 from tests.lab.faults import Direction
 from tests.lab.guests import Guest
-from tests.lab.host import Host, wait_until
+from tests.lab.host import Host, wait_equal, wait_for, wait_until
 from tests.lab.lab import Lab, down
 from tests.lab.network import Network
 from tests.lab.places import Places
@@ -31,6 +31,11 @@ def _ping(source: Host, target: str) -> bool:
 def _wait_ping(source: Host, target: str) -> None:
     """Wait until a host answers again: ARP asks once a second while it has no answer."""
     wait_until(f"{target} answers {source.name}", lambda: _ping(source, target))
+
+
+def _wait_reaches(source: Host, address: str, port: int, how: str = "open") -> None:
+    """Wait until a connection ends so: what was undone a moment ago may still cost a packet."""
+    wait_equal(f"{source.name} reaches {address} port {port}", lambda: _reaches(source, address, port), how)
 
 
 def _reaches(source: Host, address: str, port: int) -> str:
@@ -60,8 +65,8 @@ def test_hosts_are_as_real_ones(hosts: Hosts, lab: Lab) -> None:
         assert uuid is not None
         assert uuid[1].replace("-", "") == machine_id(lab.name, host.name)
     assert hosts.a.boot_id() != hosts.b.boot_id()
-    assert _ping(hosts.a, "hostb")
-    assert _reaches(hosts.a, "hostb", 16514) == "open"
+    _wait_ping(hosts.a, "hostb")
+    _wait_reaches(hosts.a, "hostb", 16514)
     assert "hostb" in hosts.a.run("virsh", "-c", "qemu+tls://hostb/system", "hostname").stdout
 
 
@@ -82,22 +87,25 @@ def test_linux_guest_migrates_and_goes_on_counting(hosts: Hosts, linux_guest: Ma
     after = guests.tick(hosts.b, guest)
     assert after.boot == before.boot
     assert after.count > before.count
-    assert _ping(hosts.a, guest.address)
+    _wait_ping(hosts.a, guest.address)
 
 
 def test_boot_sector_guest_dirties_what_it_shall(hosts: Hosts, boot_sector_guest: MakeGuest) -> None:
     guest = boot_sector_guest(hosts.a, memory=256, filled=32, working_set=16, dirty_rate=8.0)
     monitor = ("virsh", "qemu-monitor-command", guest.name)
-    hosts.a.run(*monitor, '{"execute":"calc-dirty-rate","arguments":{"calc-time":1}}')
-    measured: dict[str, object] = {}
 
-    def done() -> bool:
-        measured.update(json.loads(hosts.a.run(*monitor, '{"execute":"query-dirty-rate"}').stdout)["return"])
-        return measured["status"] == "measured"
+    def measured() -> dict[str, object]:
+        hosts.a.run(*monitor, '{"execute":"calc-dirty-rate","arguments":{"calc-time":1}}')
+        return wait_for(
+            "the dirty rate is measured",
+            lambda: dict(json.loads(hosts.a.run(*monitor, '{"execute":"query-dirty-rate"}').stdout)["return"]),
+            lambda told: told["status"] == "measured",
+        )
 
-    wait_until("the dirty rate is measured", done)
-    assert isinstance(measured["dirty-rate"], int)
-    assert 0 < measured["dirty-rate"] < 64
+    # A guest that gets no processor for that second dirties nothing.
+    told = wait_for("it dirties something", measured, lambda told: told["dirty-rate"] != 0)
+    assert isinstance(told["dirty-rate"], int)
+    assert 0 < told["dirty-rate"] < 64
     _migrate(hosts.a, guest)
     sent = hosts.b.run("virsh", "domjobinfo", "--completed", "--rawstats", guest.name).stdout
     found = re.search(r"^memory_total: (\d+)$", sent, re.MULTILINE)
@@ -110,8 +118,8 @@ def test_reboot_brings_everything_back(hosts: Hosts) -> None:
     hosts.b.reboot()
     assert hosts.b.boot_id() != before
     assert storage.is_mounted(hosts.b)
-    assert _ping(hosts.a, "hostb")
-    assert _reaches(hosts.a, "hostb", 16514) == "open"
+    _wait_ping(hosts.a, "hostb")
+    _wait_reaches(hosts.a, "hostb", 16514)
 
 
 def test_power_off_stays_off(hosts: Hosts) -> None:
@@ -126,6 +134,7 @@ def test_power_cut_takes_the_guest_but_not_the_storage(hosts: Hosts, linux_guest
     lost, kept = linux_guest(hosts.a, "lost"), linux_guest(hosts.b, "kept", number=2)
     with faults.power_cut(hosts.a):
         assert not hosts.a.is_on
+        guests.wait_counting(hosts.b, kept)  # what it sent last has been written by now
         count = guests.counter(hosts.b, lost)
         guests.wait_counting(hosts.b, kept, ticks=3)
         assert guests.counter(hosts.b, lost) == count
@@ -148,18 +157,23 @@ def test_one_way_drop_lets_the_other_way_through(hosts: Hosts, direction: Direct
         names, values = (line.split() for line in hosts.b.sh("grep ^Icmp: /proc/net/snmp").splitlines())
         return int(values[names.index("InEchos")])
 
-    assert _ping(hosts.a, "hostb")
+    _wait_ping(hosts.a, "hostb")
     before = echoes()
     with faults.drop_one_way(hosts.b, Network.MIGRATION, direction, match="ip protocol icmp"):
         assert not _ping(hosts.a, "hostb")
         assert echoes() == before + (direction is Direction.OUT)
-        assert _reaches(hosts.a, "hostb", 16514) == "open"
+        _wait_reaches(hosts.a, "hostb", 16514)
     _wait_ping(hosts.a, "hostb")
 
 
 def test_unplugged_host_gets_its_address_back(hosts: Hosts) -> None:
     with faults.unplugged(hosts.b):
-        assert hosts.b.read("/sys/class/net/mig0/operstate").strip() in ("down", "lowerlayerdown")
+        # the kernel tells it from a queue of its own
+        wait_for(
+            "there is no carrier",
+            lambda: hosts.b.read("/sys/class/net/mig0/operstate").strip(),
+            lambda state: state in ("down", "lowerlayerdown"),
+        )
         assert not _ping(hosts.a, "hostb")
     _wait_ping(hosts.a, "hostb")
 
@@ -172,7 +186,7 @@ def test_throttle_shapes_both_ways(hosts: Hosts, lab: Lab) -> None:
 
     with faults.throttle(hosts.b, Network.MIGRATION, 100):
         assert shaped() == (True, True)
-        assert _ping(hosts.a, "hostb")
+        _wait_ping(hosts.a, "hostb")
     assert shaped() == (False, False)
 
 
@@ -180,8 +194,8 @@ def test_firewall_faults(hosts: Hosts) -> None:
     with faults.block_port(hosts.b, 16514):
         assert _reaches(hosts.a, "hostb", 16514) == "silent"
     with faults.reject_port(hosts.b, "16510-16520"):
-        assert _reaches(hosts.a, "hostb", 16514) == "refused"
-    assert _reaches(hosts.a, "hostb", 16514) == "open"
+        _wait_reaches(hosts.a, "hostb", 16514, "refused")
+    _wait_reaches(hosts.a, "hostb", 16514)
     assert "lab_fault" not in hosts.b.run("nft", "list", "ruleset").stdout
 
 
@@ -293,7 +307,7 @@ def test_spawned_commands_die_with_us(hosts: Hosts) -> None:
         process.kill()
     wait_until("it is gone", lambda: hosts.a.sh("pgrep -f 'sleep 471[1]' || true") == "")
     with pytest.raises(LabError, match="did not end"):
-        hosts.a.run("sleep", "4712", timeout=0.2)
+        hosts.a.run("sleep", "4712", timeout=3)  # before it runs nobody could end it
     wait_until("it is gone", lambda: hosts.a.sh("pgrep -f 'sleep 471[2]' || true") == "")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.lab import faults
 from tests.lab.faults.devices import mtu_changed
-from tests.lab.host import Host, wait_until
+from tests.lab.host import Host, wait_equal, wait_for, wait_until
 from tests.lab.network import Network
 
 AS_DAEMON = "as-daemon.service"
@@ -38,24 +38,28 @@ from kvmigd.host import frames, nonce
 def tell(what):
     print(msgspec.json.encode(what).decode(), flush=True)
 
-async def write(folders):
-    async with nonce.written(folders, seconds=2) as written:
+async def exists(path):
+    while not os.path.exists(path):
+        await asyncio.sleep(0.05)
+
+async def write(folders, seconds=20):
+    async with nonce.written(folders, seconds=seconds) as written:
         tell(written)
         await asyncio.Event().wait()
 
 async def write_later(path, folders):
-    while not os.path.exists(path):
-        await asyncio.sleep(0.05)
-    await write(folders)
+    await exists(path)
+    await write(folders, seconds=8)
 
 async def read(names):
-    tell(await nonce.read(names))
+    tell(await nonce.read(names, seconds=20))
 
-async def catch(sizes, vlan, seconds):
+async def catch(sizes, vlan, sent):
     try:
         async with frames.Catcher("br0", nonce=NONCE, sizes=sizes, vlan=vlan) as catcher:
             tell(catcher.mac)
-            tell(sorted(await catcher.caught(seconds)))
+            await exists(sent)
+            tell(sorted(await catcher.caught(2)))
     except frames.FrameFailed as error:
         tell(error.problem)
 
@@ -101,6 +105,17 @@ def nonces(host: Host, folder: str) -> str:
     return host.sh('find "$1" -name ".kvmigd-*"', folder)
 
 
+def wait_no_nonces(host: Host, folder: str) -> None:
+    """Wait until there is none: who keeps them removes them when he is left."""
+    wait_equal(f"{folder} on {host.name} is without nonces", lambda: nonces(host, folder), "")
+
+
+def keepers(host: Host) -> list[str]:
+    """The processes that keep nonces on a host."""
+    pids = host.sh("systemctl show --property=MainPID --value 'kvmigd-storage@*'").split()
+    return [pid for pid in pids if pid != "0"]
+
+
 def names_of(written: Any) -> dict[str, str]:
     """Where to find them."""
     return {it["folder"]: it["name"] for it in written}
@@ -127,8 +142,8 @@ def test_a_nonce_is_read_on_the_other_host_as_qemus_user(a: Host, b: Host, guest
     assert [it["can_write"] for it in found] == [True, False, None]
     assert found[0]["user"].startswith("libvirt-qemu (64055:")
     for host in (a, b):
-        assert nonces(host, "/srv/vm") == ""
-    assert nonces(a, "/var/lib/libvirt/images") == ""
+        wait_no_nonces(host, "/srv/vm")
+    wait_no_nonces(a, "/var/lib/libvirt/images")
 
 
 def test_it_is_removed_when_the_daemon_is_killed(a: Host, guests_folder: str) -> None:
@@ -136,14 +151,15 @@ def test_it_is_removed_when_the_daemon_is_killed(a: Host, guests_folder: str) ->
         told(a)
         assert nonces(a, guests_folder)
         a.run("systemctl", "kill", "--signal=KILL", AS_DAEMON)
-        wait_until("the nonce is gone", lambda: not nonces(a, guests_folder))
+        wait_no_nonces(a, guests_folder)
 
 
 def test_who_writes_has_the_hosts_mounts_and_no_power_over_files(a: Host, guests_folder: str) -> None:
+    wait_equal("the keepers of the test before have ended", lambda: keepers(a), [])
     began = a.sh("date +@%s")
     with running(a, f"write(['{guests_folder}'])"):
         told(a)
-        keeper = a.sh("systemctl show --property=MainPID --value 'kvmigd-storage@*'")
+        (keeper,) = wait_for("one keeps it", lambda: keepers(a), lambda found: len(found) == 1)
         assert a.sh('readlink "/proc/$1/ns/mnt"', keeper) == a.sh("readlink /proc/1/ns/mnt")
         status = dict(line.split(":\t") for line in a.read(f"/proc/{keeper}/status").splitlines())
     assert int(status["CapBnd"], 16) == 1 << 6 | 1 << 7, "CAP_SETGID, CAP_SETUID and nothing else"
@@ -173,7 +189,7 @@ def test_storage_that_hangs_is_told_and_keeps_no_other_folder_waiting(a: Host) -
             a.sh("pkill --exact --signal CONT glusterfs; rm -f /run/go")
     assert (dead["problem"], alive["problem"]) == ("hangs", "")
     wait_until("the keeper has ended", lambda: not a.sh("systemctl list-units --no-legend 'kvmigd-storage@*'"))
-    assert nonces(a, "/srv/vm") == ""
+    wait_no_nonces(a, "/srv/vm")
 
 
 def test_nonces_are_written_while_the_host_goes_down(a: Host) -> None:
@@ -188,23 +204,27 @@ def test_nonces_are_written_while_the_host_goes_down(a: Host) -> None:
     (written,) = json.loads(a.read("/var/tmp/told"))
     a.sh("rm /var/tmp/told")
     assert written["problem"] == "", written["text"]
-    assert nonces(a, "/srv/vm") == ""
+    wait_no_nonces(a, "/srv/vm")
 
 
-def proved(a: Host, b: Host, *, vlan: int = 0, mtu: int = 1500, seconds: float = 2.0) -> tuple[Any, Any]:
+def proved(a: Host, b: Host, *, vlan: int = 0, mtu: int = 1500) -> tuple[Any, Any]:
     """Sizes that the first host refuses to send, and sizes that the other one catches; or a problem."""
-    with running(b, f"catch([64, {mtu}], {vlan}, {seconds})"):
+    b.run("rm", "-f", "/run/sent")
+    with running(b, f"catch([64, {mtu}], {vlan}, '/run/sent')"):
         mac = told(b)[0]
         if mac == "no-bridge":
             return None, mac
         refused = asked(a, f"send('{mac}', [64, {mtu}], {vlan})")
-        return (refused, None) if refused == "no-bridge" else (refused, told(b, 2)[1])
+        if refused == "no-bridge":
+            return refused, None
+        b.write("/run/sent", "")
+        return refused, told(b, 2)[1]
 
 
 @pytest.mark.parametrize("vlan", [0, 77])
 def test_frames_go_from_bridge_to_bridge(a: Host, b: Host, vlan: int) -> None:
-    assert proved(a, b, vlan=vlan, seconds=20) == ([], [64, 1500])
-    assert proved(b, a, vlan=vlan, seconds=20) == ([], [64, 1500])
+    assert proved(a, b, vlan=vlan) == ([], [64, 1500])
+    assert proved(b, a, vlan=vlan) == ([], [64, 1500])
 
 
 def test_frames_do_not_arrive(a: Host, b: Host) -> None:
@@ -219,6 +239,6 @@ def test_frames_do_not_arrive(a: Host, b: Host) -> None:
 
 
 def test_frames_are_too_large(a: Host, b: Host) -> None:
-    assert proved(a, b, mtu=9000, seconds=6) == ([9000], [64])
+    assert proved(a, b, mtu=9000) == ([9000], [64])
     with mtu_changed(b, "gst0", 1400):
-        assert proved(a, b, seconds=6) == ([], [64])
+        assert proved(a, b) == ([], [64])

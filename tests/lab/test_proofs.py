@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from tests.lab import daemon, faults
-from tests.lab.host import Host, wait_until
+from tests.lab.host import Host, wait_equal
 from tests.lab.network import Network
 from tests.lab.proofs import problems, prove
 
@@ -50,8 +50,8 @@ def test_everything_is_proved_and_nothing_left(a: Host, b: Host) -> None:
     for proof in proofs["ports"]:
         at = a if proof["to"] == a.name else b
         assert proof["address"] == at.address
-        assert connections(at, proof["port"]) == ""
-    assert a.sh("ls -A /srv/vm | grep kvmigd- || true") == ""
+        wait_equal("its connections are gone", lambda h=at, p=proof["port"]: connections(h, p), "")
+    wait_equal("its files are gone", lambda: a.sh("ls -A /srv/vm | grep kvmigd- || true"), "")
 
 
 @pytest.mark.parametrize(("fault", "problem"), [(faults.block_port, "timeout"), (faults.reject_port, "refused")])
@@ -62,7 +62,7 @@ def test_ports_are_closed_on_one_host(a: Host, b: Host, fault: Any, problem: str
     with fault(a, RANGE):
         found = problems(prove(a, b, ports=BOTH, back=BOTH), "ports")
         assert found == {"hostb/stream": "", "hostb/disks": "", "hosta/stream": problem, "hosta/disks": problem}
-    assert listeners(a) + listeners(b) == ""
+    wait_equal("nobody listens any longer", lambda: listeners(a) + listeners(b), "")
 
 
 def test_one_port_is_closed(a: Host, b: Host) -> None:
@@ -171,16 +171,16 @@ def test_frames_that_do_not_arrive(a: Host, b: Host) -> None:
 def test_the_peer_hangs_or_is_gone(a: Host, b: Host) -> None:
     with faults.paused(b, "kvmigd"):
         assert prove(a, b, **EVERYTHING)["error"] == "PeerUnreachable"
-        assert listeners(a) == ""
+        wait_equal("nobody listens any longer", lambda: listeners(a), "")
     with faults.stopped(b, "kvmigd.service"):
         assert prove(a, b, **EVERYTHING)["error"] == "PeerUnreachable"
-    assert listeners(a) + listeners(b) == ""
+    wait_equal("nobody listens any longer", lambda: listeners(a) + listeners(b), "")
 
 
 def test_whoever_asked_has_died(a: Host, b: Host) -> None:
     """What a peer has opened for a host that is gone since ends by itself."""
     a.run("python3", "-I", "-c", DYING)
-    wait_until("the ports are free again", lambda: listeners(b) == "")
+    wait_equal("the ports are free again", lambda: listeners(b), "")
     assert problems(prove(a, b, ports=BOTH), "ports") == {"hostb/stream": "", "hostb/disks": ""}
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tests.lab import daemon
-from tests.lab.host import Host, wait_until
+from tests.lab.host import Host, wait_for, wait_until
 from tests.lab.lab import Lab
 from tests.lab.network import STORE, Network, address
 
@@ -58,15 +58,14 @@ def test_a_guest_on_a_lun_is_known_by_portal_target_and_lun_and_moves(lab: Lab, 
     with target(lab.store):
         a.write("/run/luny.xml", _GUEST)
         a.run("virsh", "create", "/run/luny.xml")
-        wait_until("it is known", lambda: known(a, "luny").get("state") == "running")
-        (disk,) = known(a, "luny")["disks"]
+        (disk,) = wait_for("it is known", lambda: known(a, "luny"), lambda it: it.get("state") == "running")["disks"]
         assert disk["kind"] == "network"
         (layer,) = disk["layers"]
         assert (layer["protocol"], layer["name"], layer["hosts"]) == ("iscsi", f"{TARGET}/1", [f"{PORTAL}:3260"])
         assert daemon.moved(a, "luny", b.name)["Result"] == "done"
-        wait_until("it is known there", lambda: known(b, "luny").get("state") == "running")
+        there = wait_for("it is known there", lambda: known(b, "luny"), lambda it: it.get("state") == "running")
         wait_until("it is gone here", lambda: not known(a, "luny"))
-        assert known(b, "luny")["disks"] == [disk]
+        assert there["disks"] == [disk]
         b.run("virsh", "destroy", "luny")
 
 
@@ -91,10 +90,10 @@ def test_sshfs_is_known_with_its_server_and_path_and_noticed_when_it_hangs(lab: 
     options = "IdentityFile=/root/.ssh/id,StrictHostKeyChecking=no,UserKnownHostsFile=/dev/null"
     a.sh('mkdir -p "$2"; sshfs "$1" "$2" -o "$3"', f"{STORE}:/srv/exported", point, options)
     try:
-        wait_until("it is known", lambda: bool(mount()))
-        assert (mount()["fs_type"], mount()["kind"], mount()["shared"]) == ("fuse.sshfs", "network", False)
-        wait_until("its identity is known", lambda: bool(identity()))
-        assert (identity()["server"], identity()["export"]) == (STORE, "/srv/exported")
+        found = wait_for("it is known", mount, bool)
+        assert (found["fs_type"], found["kind"], found["shared"]) == ("fuse.sshfs", "network", False)
+        found = wait_for("its identity is known", identity, bool)
+        assert (found["server"], found["export"]) == (STORE, "/srv/exported")
         lab.store.run("pkill", "-STOP", "-x", "sftp-server")
         wait_until("the hang is noticed", lambda: bool(mount().get("problem")))
         lab.store.run("pkill", "-CONT", "-x", "sftp-server")
