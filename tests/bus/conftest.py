@@ -57,7 +57,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
 
     async def run() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             await pyfuncitem.obj(**arguments)
 
     asyncio.run(run())
@@ -222,7 +222,7 @@ class World(NamedTuple):
 
 @asynccontextmanager
 async def world(
-    *, root_is_trusted: bool = True, interval: float = 0.0, retention: float = 900.0, timeout: float = 5.0
+    *, root_is_trusted: bool = True, interval: float = 0.0, retention: float = 900.0, timeout: float = 30.0
 ) -> AsyncIterator[World]:
     """The daemon's face on the bus with simulated operations, a polkit, and a caller. Jobs left over are cancelled."""
     async with asyncio.TaskGroup() as group:

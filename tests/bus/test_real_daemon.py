@@ -263,7 +263,7 @@ async def test_systemd_is_told(here: Place, short: Path) -> None:
     async with daemon(here, short, environment={"WATCHDOG_USEC": "20000"}) as started:
         await started.ready()
         await started.notified.until("WATCHDOG=1", times=3)
-        assert "STATUS=Ready" in started.notified.heard
+        await started.notified.until("STATUS=Ready")
         assert "STOPPING=1" not in started.notified.heard
         assert await started.ended(signal.SIGTERM) == 0
         await started.notified.until("STOPPING=1")
