@@ -320,14 +320,14 @@ async def test_what_the_writer_says_is_named(answer: str, problem: str, text: st
 async def test_a_folder_that_does_not_answer_hangs_and_the_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nonce, "_REMOVAL_SECONDS", 0.01)
     keeper = saying("ready", "1 written user")
-    async with nonce.written(["/dead", "/srv"], user=USER, seconds=0.05, keeper=keeper) as written:
+    async with nonce.written(["/dead", "/srv"], user=USER, seconds=0.5, keeper=keeper) as written:
         assert [it.problem for it in written] == ["hangs", ""]
-        assert written[0].text == "it did not answer for 0.05 s"
+        assert written[0].text == "it did not answer for 0.5 s"
 
 
 @asynchronous
 async def test_keepers_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nonce, "START_SECONDS", 0.05)
+    monkeypatch.setattr(nonce, "START_SECONDS", 0.5)
     monkeypatch.setattr(nonce, "_REMOVAL_SECONDS", 0.01)
     for keeper, text in (
         (absent, "`systemctl start kvmigd-storage.socket`"),
