@@ -16,6 +16,11 @@ log = structlog.get_logger(__name__)
 SETTLE_SECONDS = 0.005
 """Events come in bursts: a guest that starts is defined, started, resumed, and its agent connects."""
 RETRY_SECONDS = 5.0
+AFTERWARDS_SECONDS = 1.0, 5.0, 20.0
+"""After a connection everything is read again so much later: a libvirt that was just started ends guests that it
+cannot keep, like those that were on their way to it, and has no event for that (qemuProcessReconnect in
+src/qemu/qemu_process.c).
+"""
 
 
 class InventoryMonitor:
@@ -32,7 +37,10 @@ class InventoryMonitor:
 
     def _on_connection(self) -> None:
         self.changed(ALL)
-        if not self._hypervisor.alive:
+        if self._hypervisor.alive:
+            for seconds in AFTERWARDS_SECONDS:
+                asyncio.get_running_loop().call_later(seconds, self.changed, ALL)
+        else:
             # At once: who asks in the meantime is not answered with what was true before.
             self._picture.unknown(HypervisorState, self._problem())
 

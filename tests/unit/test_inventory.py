@@ -289,6 +289,21 @@ def test_guests_come_and_a_lost_connection_leaves_nothing_old() -> None:
     asyncio.run(run())
 
 
+def test_guests_that_a_libvirt_ends_when_it_starts_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvmigd.host.inventory.AFTERWARDS_SECONDS", (0.05,))
+
+    async def run() -> None:
+        async with watching() as (picture, hypervisor):
+            web = hypervisor.add(simulated.guest("web"))
+            hypervisor.set_alive(alive=False)
+            hypervisor.set_alive(alive=True)
+            await until(lambda: names(picture) == ["web"])
+            del hypervisor.known[web.uuid]  # without an event
+            await until(lambda: names(picture) == [])
+
+    asyncio.run(run())
+
+
 def test_what_has_no_events_is_read_when_it_is_asked_for() -> None:
     async def run() -> None:
         picture, hypervisor = Picture(), World().host("hosta")
