@@ -52,7 +52,7 @@ class Looker:
             self.wake(name)
 
     def stop(self) -> None:
-        """The group has ended, and nothing is asked any longer."""
+        """The group is about to end, and nothing is asked any longer."""
         self._group = None
 
     def wake(self, peer: str) -> None:

@@ -79,10 +79,12 @@ class Readiness:
         try:
             async with asyncio.TaskGroup() as group:
                 self._looker.start(group)
-                group.create_task(self._board.run(), name="readiness-board")
                 group.create_task(self._repeater.run(), name="readiness-proofs")
+                try:
+                    await self._board.run()
+                finally:
+                    self._looker.stop()  # a group that is ending takes no tasks, and peers go on telling of changes
         finally:
-            self._looker.stop()
             self._notices.close()
 
     def catch_up(self) -> None:
