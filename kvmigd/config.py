@@ -61,8 +61,6 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Bytes of memory that incoming guests never get."""
     incoming_limit: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
     lease_seconds: Annotated[float, msgspec.Meta(ge=5, le=600)] = 30.0
-    handover: Literal["fenced", "direct"] = "fenced"
-    """fenced: the guest wakes on the destination after the source's QEMU was seen gone. direct: libvirt wakes it."""
 
 
 class Evacuation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

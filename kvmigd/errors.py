@@ -155,14 +155,6 @@ class JobFinished(KvmigdError):
     """The job has ended, so it cannot be changed any more."""
 
 
-class StateNotKept(KvmigdError):
-    """The state database cannot be written or read: a full or broken disk."""
-
-
-class TooLate(KvmigdError):
-    """The job goes on, but is past the point where this could be changed."""
-
-
 class ConfigurationInvalid(KvmigdError):
     """A configuration file cannot be read or understood; names file, line and column."""
 
@@ -215,8 +207,6 @@ TABLE: tuple[Row, ...] = (
     Row(Cancelled, _OWN + "Cancelled", "cancelled", Exit.FAILED),
     Row(DeadlinePassed, _OWN + "DeadlinePassed", "deadline-passed", Exit.FAILED),
     Row(JobFinished, _OWN + "JobFinished", "job-finished", Exit.FAILED),
-    Row(StateNotKept, _OWN + "StateNotKept", "state-not-kept", Exit.FAILED),
-    Row(TooLate, _OWN + "TooLate", "too-late", Exit.FAILED),
     Row(ConfigurationInvalid, _OWN + "ConfigurationInvalid", "configuration-invalid", Exit.FAILED),
     Row(CertificateInvalid, _OWN + "CertificateInvalid", "certificate-invalid", Exit.FAILED),
     Row(DaemonUnreachable, _OWN + "DaemonUnreachable", "daemon-unreachable", Exit.NOT_REACHABLE),

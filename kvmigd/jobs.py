@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import Any, Protocol, TypeVar
-from uuid import uuid4
+from typing import Any, TypeVar
 
 import structlog
 
 from kvmigd.errors import Cancelled, InternalError, JobFinished, KvmigdError
 from kvmigd.model.finding import Finding
-from kvmigd.model.forecast import Forecast
 from kvmigd.model.job import JOB_STEPS, PHASE_STEPS, GuestLine, JobKind, JobState, Phase, Progress
 
 log = structlog.get_logger(__name__)
@@ -33,41 +32,14 @@ class IllegalStep(RuntimeError):
     """A job was asked to take a step that is not in its table: a defect, never a user's mistake."""
 
 
-class Controls(Protocol):
-    """What can be changed of a migration while it runs. Everything raises TooLate where it makes no difference any
-    more, and the errors of the hypervisor.
-    """
-
-    async def set_bandwidth(self, bandwidth: int) -> None:
-        """Limit it to so many bytes a second, 0 for no limit."""
-
-    async def set_max_pause(self, usec: int) -> None:
-        """Allow so long a pause."""
-
-    async def start_post_copy(self) -> None:
-        """Let the guest go on on the destination, and its memory follow."""
-
-    async def suspend(self) -> None:
-        """Suspend the guest and finish offline."""
-
-
 class Job:
     """One job. Its listeners hear of every change; what they show of it is theirs."""
 
     def __init__(
-        self,
-        number: int,
-        *,
-        kind: JobKind,
-        guest: str = "",
-        guest_uuid: str = "",
-        peer: str = "",
-        parent: int = 0,
-        uuid: str = "",
-        created_usec: int = 0,
+        self, number: int, *, kind: JobKind, guest: str = "", guest_uuid: str = "", peer: str = "", parent: int = 0
     ) -> None:
         self.number = number
-        self.uuid = uuid or str(uuid4())
+        self.uuid = str(uuid.uuid4())
         self.kind = kind
         self.guest = guest
         self.guest_uuid = guest_uuid
@@ -77,18 +49,10 @@ class Job:
         self.phase = Phase.NEW
         self.progress = Progress()
         self.bandwidth = 0
-        self.mode = ""
-        """Of a migration: live, offline, post-copy or definition."""
-        self.max_pause_usec = 0
-        self.steps: tuple[str, ...] = ()
-        """What was done to help a migration, in order."""
-        self.forecast: Forecast | None = None
-        self.controls: Controls | None = None
-        """Of a migration that streams."""
         self.lines: dict[str, GuestLine] = {}
         self.findings: tuple[Finding, ...] = ()
         self.error: KvmigdError | None = None
-        self.created_usec = created_usec or wall_usec()
+        self.created_usec = wall_usec()
         self.finished_usec = 0
         self.listeners: list[Callable[[Job], None]] = []
         self._cancel = asyncio.Event()
@@ -215,16 +179,7 @@ class Jobs:
         self, work: Work, *, kind: JobKind, guest: str = "", guest_uuid: str = "", peer: str = "", parent: int = 0
     ) -> Job:
         """Make a job and run it; it goes on when its caller goes away."""
-        return self.run(
-            Job(next(self._numbers), kind=kind, guest=guest, guest_uuid=guest_uuid, peer=peer, parent=parent), work
-        )
-
-    def skip_to(self, number: int) -> None:
-        """New jobs have higher numbers than this: an earlier run of the daemon has given it."""
-        self._numbers = itertools.count(max(number + 1, next(self._numbers)))
-
-    def run(self, job: Job, work: Work) -> Job:
-        """Run a job that was made elsewhere: one that an earlier run of the daemon has begun."""
+        job = Job(next(self._numbers), kind=kind, guest=guest, guest_uuid=guest_uuid, peer=peer, parent=parent)
         self._jobs[job.number] = job
         for listener in tuple(self.added):
             listener(job)

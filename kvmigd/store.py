@@ -9,12 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from kvmigd.errors import ConfigurationInvalid, StateNotKept
+from kvmigd.errors import ConfigurationInvalid, InternalError
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS record (kind TEXT, key TEXT, value TEXT NOT NULL, PRIMARY KEY (kind, key)) STRICT;
-"""
+_SCHEMA = "CREATE TABLE IF NOT EXISTS setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT"
 
 
 class Store:
@@ -38,7 +35,7 @@ class Store:
             self._connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
-            self._connection.executescript(_SCHEMA)
+            self._connection.execute(_SCHEMA)
             self._settings = dict(self._connection.execute("SELECT name, value FROM setting"))
         except sqlite3.Error as error:
             self._close()
@@ -64,43 +61,18 @@ class Store:
         return self._settings.get(name, default)
 
     async def put(self, name: str, value: str) -> None:
-        """Keep a setting; of several at the same time, the last one asked for stays. Raises StateNotKept."""
+        """Keep a setting; of several at the same time, the last one asked for stays. Raises InternalError."""
         async with self._writing:
             if self._settings.get(name) == value:
                 return
-            await self._do(name, "INSERT OR REPLACE INTO setting VALUES (?, ?)", name, value)
+            try:
+                await asyncio.to_thread(self._write, name, value)
+            except sqlite3.Error as error:
+                raise InternalError(f"{self._path}: {name} cannot be kept: {error}.") from error
             self._settings[name] = value
 
-    def records(self, kind: str) -> dict[str, str]:
-        """All records of a kind, by their keys. Raises StateNotKept."""
+    def _write(self, name: str, value: str) -> None:
         with self._use:
-            try:
-                return dict(self._open.execute("SELECT key, value FROM record WHERE kind = ? ORDER BY rowid", (kind,)))
-            except sqlite3.Error as error:
-                raise StateNotKept(f"{self._path}: the {kind} records cannot be read: {error}.") from error
-
-    async def put_record(self, kind: str, key: str, value: str) -> None:
-        """Keep a record, in the place of an older one. Raises StateNotKept."""
-        await self._do(f"{kind} {key}", "INSERT OR REPLACE INTO record VALUES (?, ?, ?)", kind, key, value)
-
-    async def drop_record(self, kind: str, key: str) -> None:
-        """Keep a record no longer; harmless if there is none. Raises StateNotKept."""
-        await self._do(f"{kind} {key}", "DELETE FROM record WHERE kind = ? AND key = ?", kind, key)
-
-    @property
-    def _open(self) -> sqlite3.Connection:
-        if self._connection is None:
-            raise sqlite3.ProgrammingError("the daemon has ended")
-        return self._connection
-
-    async def _do(self, what: str, statement: str, *values: str) -> None:
-        def do() -> None:
-            with self._use:
-                self._open.execute(statement, values)
-
-        try:
-            await asyncio.to_thread(do)
-        except sqlite3.Error as error:
-            raise StateNotKept(
-                f"{self._path}: {what} cannot be kept: {error}.", hint=f"df {self._path.parent} shows the room there."
-            ) from error
+            if self._connection is None:
+                raise sqlite3.ProgrammingError("the daemon has ended")
+            self._connection.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (name, value))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -55,8 +53,7 @@ class SimulatedHypervisor:
     """One host's hypervisor; implements host.hypervisor.Hypervisor.
 
     `fault` names what the next migration does: "refused" (nothing happens), "finish-lost" (the guest arrives, the
-    answer does not), "destroyed" (the guest dies), "both" (a defect: it runs twice), "lingers" (libvirt here hangs before
-    it has ended the source's QEMU, and goes on as soon as that is gone).
+    answer does not), "destroyed" (the guest dies), "both" (a defect: it runs twice).
     """
 
     def __init__(self, world: World, name: str, *, number: int) -> None:
@@ -79,43 +76,6 @@ class SimulatedHypervisor:
         self._on_guest: list[Callable[[str, str, GuestEvent], None]] = []
         self._on_inventory: list[Callable[[str], None]] = []
         self.inventories: list[frozenset[str]] = []
-        self.reasons: dict[str, str] = {}
-        self.progresses: dict[str, Progress] = {}
-        """What `progress` tells of a guest that moves."""
-        self.tuned: list[tuple[str, int]] = []
-        """What was asked of running migrations."""
-        self.dirty = 0
-        self.resume_problem = ""
-        self._processes: dict[str, list[SimulatedProcess]] = {}
-        self._pids = itertools.count(1000 * number)
-        self._identities: dict[str, int] = {}
-
-    def _set(self, uuid: str, state: GuestState, reason: str, event: GuestEvent) -> None:
-        found = self.known[uuid] = msgspec.structs.replace(self.known[uuid], state=state)
-        self.reasons[uuid] = reason
-        self._tell(found, event)
-        self._changed(uuid)
-
-    def _tell(self, guest: Guest, event: GuestEvent) -> None:
-        for listener in tuple(self._on_guest):
-            listener(guest.name, guest.uuid, event)
-
-    def end(self, uuid: str, *, undefine: bool = True) -> None:
-        """The guest's QEMU ends."""
-        found = self.known.get(uuid)
-        if found is None:
-            return
-        self._identities.pop(uuid, None)
-        if undefine:
-            del self.known[uuid]
-            self.reasons.pop(uuid, None)
-        else:
-            self.known[uuid] = msgspec.structs.replace(found, state=GuestState.SHUTOFF)
-            self.reasons[uuid] = "crashed"
-        for process in self._processes.pop(uuid, []):
-            process.ended.set()
-        self._tell(found, GuestEvent.STOPPED)
-        self._changed(uuid)
 
     def add(self, guest: Guest) -> Guest:
         """Define a guest."""
@@ -188,10 +148,7 @@ class SimulatedHypervisor:
         if found is None:
             return Whereabouts(host=self.name, known=False)
         job = "outgoing" if uuid in self._migrating else "none"
-        reason = self.reasons.get(uuid, "")
-        return Whereabouts(
-            host=self.name, known=True, state=found.state, reason=reason, persistent=found.persistent, job=job
-        )
+        return Whereabouts(host=self.name, known=True, state=found.state, persistent=found.persistent, job=job)
 
     async def names(self, name: str, uuid: str) -> NameFact:
         """Who holds name and UUID here."""
@@ -230,27 +187,16 @@ class SimulatedHypervisor:
                 raise HypervisorFailed("operation aborted: job 'migration out' canceled by client", number=78)
             if self.fault == "refused":
                 raise HypervisorFailed("simulated refusal", number=9)
-            was = self.known[uuid].state  # it may have been suspended meanwhile
-            self._set(uuid, GuestState.PAUSED, "migrating", GuestEvent.SUSPENDED)
+            for listener in self._on_guest:
+                listener(moving.name, uuid, GuestEvent.SUSPENDED)
             if self.fault != "destroyed":
-                stands = stream.paused or not was.is_executing
-                arrived = GuestState.PAUSED if stands else GuestState.RUNNING
-                destination.add(msgspec.structs.replace(moving, autostart=False, state=arrived))
-                destination.reasons[uuid] = "user" if stands else "migrated"
-                destination._tell(moving, GuestEvent.SUSPENDED if stands else GuestEvent.RESUMED)
+                destination.add(msgspec.structs.replace(moving, autostart=False))
             if self.fault == "finish-lost":
+                self.known[uuid] = msgspec.structs.replace(moving, state=GuestState.PAUSED)
                 raise HypervisorFailed("client socket is closed", number=1)
-            if self.fault == "lingers":
-                process = await self.process(uuid)
-                assert process is not None
-                await process.ended.wait()
-                self.known.pop(uuid, None)
-                return
-            if self.fault == "both":
-                self._set(uuid, GuestState.RUNNING, "migration canceled", GuestEvent.RESUMED)
-            else:
-                await asyncio.sleep(0)
-                self.end(uuid)
+            if self.fault != "both":
+                del self.known[uuid]
+                self._changed(uuid)
             if self.fault:
                 raise HypervisorFailed("domain is not running", number=9)
         finally:
@@ -261,9 +207,7 @@ class SimulatedHypervisor:
 
     async def progress(self, uuid: str) -> Progress | None:
         """Some statistics while the guest moves."""
-        if uuid not in self._migrating:
-            return None
-        return self.progresses.get(uuid, Progress(total=100, processed=50, remaining=50, rate=10))
+        return Progress(total=100, processed=50, remaining=50, rate=10) if uuid in self._migrating else None
 
     async def completed(self, uuid: str) -> Progress | None:
         """Statistics of a migration that has ended."""
@@ -274,109 +218,10 @@ class SimulatedHypervisor:
         if uuid in self._migrating:
             self.aborted.set()
 
-    async def set_bandwidth(self, uuid: str, bandwidth: int) -> None:
-        """Note it."""
-        self._check_moving(uuid)
-        self.tuned.append(("bandwidth", bandwidth))
-
-    async def set_max_pause(self, uuid: str, usec: int) -> None:
-        """Note it."""
-        self._check_moving(uuid)
-        self.tuned.append(("max-pause", usec))
-
-    async def start_post_copy(self, uuid: str) -> None:
-        """Note it."""
-        self._check_moving(uuid)
-        self.tuned.append(("post-copy", 0))
-
-    def _check_moving(self, uuid: str) -> None:
-        self._check_alive()
-        if uuid not in self._migrating:
-            raise HypervisorFailed("domain is not being migrated", number=55)
-
-    async def suspend(self, uuid: str) -> None:
-        """Stop the guest's CPUs."""
-        self._check_alive()
-        if self.known[uuid].state.is_executing:
-            self._set(uuid, GuestState.PAUSED, "user", GuestEvent.SUSPENDED)
-
-    async def resume(self, uuid: str) -> None:
-        """Let the guest's CPUs run."""
-        self._check_alive()
-        if self.resume_problem:
-            raise HypervisorFailed(self.resume_problem, number=1)
-        if not self.known[uuid].state.is_executing:
-            self._set(uuid, GuestState.RUNNING, "unpaused", GuestEvent.RESUMED)
-
-    async def process(self, uuid: str) -> SimulatedProcess | None:
-        """The guest's QEMU."""
-        self._check_alive()
-        found = self.known.get(uuid)
-        if found is None or not found.state.is_active:
-            return None
-        pid = self._identities.setdefault(uuid, next(self._pids))
-        process = SimulatedProcess(self, uuid, pid)
-        self._processes.setdefault(uuid, []).append(process)
-        return process
-
-    def held(self, identity: tuple[int, int]) -> SimulatedProcess | None:
-        """The process of that identity, if it is still there."""
-        for uuid, pid in self._identities.items():
-            if identity == (pid, pid) and uuid in self.known:
-                process = SimulatedProcess(self, uuid, pid)
-                self._processes.setdefault(uuid, []).append(process)
-                return process
-        return None
-
-    async def dirty_rate(self, uuid: str, *, seconds: int) -> int:
-        """As a test has set it."""
-        self._check_alive()
-        return self.dirty
-
-    async def definition(self, uuid: str) -> str:
-        """The guest as JSON stands for its definition."""
-        self._check_alive()
-        return msgspec.json.encode(self.known[uuid]).decode()
-
-    async def define(self, xml: str, *, autostart: bool) -> None:
-        """Define a guest from what `definition` gave."""
-        self._check_alive()
-        found = msgspec.json.decode(xml, type=Guest)
-        self.add(msgspec.structs.replace(found, state=GuestState.SHUTOFF, autostart=autostart))
-
     async def set_autostart(self, uuid: str, *, on: bool) -> None:
         """Note it."""
         self.known[uuid] = msgspec.structs.replace(self.known[uuid], autostart=on)
 
     async def remove_remainder(self, uuid: str) -> None:
-        """Forget the guest, unless it runs."""
-        self._check_alive()
-        found = self.known.get(uuid)
-        if found is not None and found.state.is_executing:
-            raise HypervisorFailed(f"{found.name} runs here; it was not ended, for it is no remainder")
-        self.end(uuid)
-
-
-class SimulatedProcess:
-    """Implements host.hypervisor.Process."""
-
-    def __init__(self, hypervisor: SimulatedHypervisor, uuid: str, pid: int) -> None:
-        self._hypervisor = hypervisor
-        self._uuid = uuid
-        self.identity = (pid, pid)
-        self.ended = asyncio.Event()
-
-    async def gone(self, seconds: float) -> bool:
-        """Whether it has ended within so many seconds."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.ended.wait()
-        return self.ended.is_set()
-
-    def kill(self) -> None:
-        """End it; libvirt takes the guest for crashed."""
-        if not self.ended.is_set():
-            self._hypervisor.end(self._uuid, undefine=False)
-
-    def close(self) -> None:
-        """Nothing is held."""
+        """Forget the guest."""
+        self.known.pop(uuid, None)

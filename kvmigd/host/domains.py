@@ -8,7 +8,6 @@ from typing import Any
 
 import libvirt
 
-from kvmigd.errors import HypervisorFailed
 from kvmigd.host.definition import guest_of
 from kvmigd.model.guest import Guest, GuestState, Whereabouts
 from kvmigd.model.host import NameFact
@@ -122,8 +121,6 @@ def whereabouts(connection: Any, uuid: str, *, host: str) -> Whereabouts:
     if domain is None:
         return Whereabouts(host=host, known=False)
     try:
-        # The job first: then "no job" is never said of a state from before the job's end.
-        job = job_kind(domain) if domain.isActive() else "none"
         number, reason = domain.state()
         state = _STATES.get(number, GuestState.UNKNOWN)
         return Whereabouts(
@@ -132,7 +129,7 @@ def whereabouts(connection: Any, uuid: str, *, host: str) -> Whereabouts:
             state=state,
             reason=_reason(state, reason),
             persistent=bool(domain.isPersistent()),
-            job=job if state.is_active else "none",
+            job=job_kind(domain) if state.is_active else "none",
         )
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
@@ -157,49 +154,11 @@ def job_kind(domain: Any) -> str:
     return "incoming" if operation == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN else "other"
 
 
-def state_of(domain: Any) -> GuestState:
-    """The domain's state, asked now."""
-    return _STATES.get(domain.state()[0], GuestState.UNKNOWN)
-
-
-def active_name(connection: Any, uuid: str) -> str | None:
-    """Name of the domain if it is active."""
-    domain = by_uuid(connection, uuid)
-    return str(domain.name()) if domain is not None and domain.isActive() else None
-
-
-def definition(connection: Any, uuid: str) -> str | None:
-    """The persistent definition, with secrets; None if there is none."""
-    domain = by_uuid(connection, uuid)
-    if domain is None or not domain.isPersistent():
-        return None
-    return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE))
-
-
-def define(connection: Any, xml: str, *, autostart: bool) -> None:
-    """Define a domain; autostart is set also where it was set already."""
-    connection.defineXML(xml).setAutostart(int(autostart))
-
-
-def dirty_rate(connection: Any, uuid: str) -> int | None:
-    """What QEMU has measured, in bytes a second; None while it measures (virDomainDirtyRateStatus)."""
-    domain = connection.lookupByUUIDString(uuid)
-    ((_, stats),) = connection.domainListGetStats([domain], libvirt.VIR_DOMAIN_STATS_DIRTYRATE)
-    if stats.get("dirtyrate.calc_status") != libvirt.VIR_DOMAIN_DIRTYRATE_MEASURED:
-        return None
-    return int(stats.get("dirtyrate.megabytes_per_second", 0)) << 20
-
-
 def remove_remainder(connection: Any, uuid: str) -> None:
-    """Destroy and undefine what is left of a guest that runs elsewhere; its NVRAM and TPM state stay.
-
-    Raises HypervisorFailed if its CPUs run here: then it is no remainder.
-    """
+    """Destroy and undefine what is left of a guest that runs elsewhere; its NVRAM and TPM state stay."""
     domain = by_uuid(connection, uuid)
     if domain is None:
         return
-    if state_of(domain).is_executing:
-        raise HypervisorFailed(f"{domain.name()} runs here; it was not ended, for it is no remainder")
     if domain.isActive():
         domain.destroy()
     domain = by_uuid(connection, uuid)  # a transient guest is gone with its process
@@ -230,5 +189,4 @@ def progress(stats: dict[str, Any]) -> Progress:
         # What is left and what is dirtied meanwhile, at the present rates.
         expected_end_usec=now + remaining * 1_000_000 // net if net > 0 and remaining else 0,
         pause_usec=int(stats.get("downtime", 0)) * 1000,
-        throttle_percent=int(stats.get("auto_converge_throttle", 0)),
     )

@@ -48,42 +48,6 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     tls_name: str = ""
     """The name that the destination's QEMU certificate must carry; `stream_uri` may hold an address instead."""
     bandwidth: int = 0
-    max_pause_usec: int = 0
-    """The pause allowed at the start; 0 for QEMU's own 300 ms."""
-    paused: bool = False
-    """The destination does not let the guest run: VIR_MIGRATE_PAUSED, for the fenced handover."""
-    post_copy: bool = False
-    """Post-copy may be started later: VIR_MIGRATE_POSTCOPY, not together with `paused`."""
-    auto_converge: bool = False
-    throttle_initial: int = 0
-    """Percent; 0 for QEMU's own 20."""
-    throttle_increment: int = 0
-    """Percent; 0 for QEMU's own 10."""
-    streams: int = 0
-    """Parallel streams; 0 and 1 for one without multifd."""
-    disks: tuple[str, ...] = ()
-    """Targets of the disks that are copied along over NBD."""
-    disks_uri: str = ""
-    """`tcp://host:port` of NBD; empty where no disk is copied."""
-    unsafe: bool = False
-    """The checks have proved what libvirt would refuse as unsafe."""
-
-
-class Process(Protocol):
-    """A guest's QEMU, held by a pidfd: what is held cannot be another process that got its pid."""
-
-    @property
-    def identity(self) -> tuple[int, int]:
-        """pid, and start time in clock ticks since the boot (field 22 of /proc/PID/stat)."""
-
-    async def gone(self, seconds: float) -> bool:
-        """Whether it has ended, waiting for it so long at most."""
-
-    def kill(self) -> None:
-        """End it with SIGKILL; harmless if it has ended."""
-
-    def close(self) -> None:
-        """Hold it no longer."""
 
 
 class Hypervisor(Protocol):
@@ -158,44 +122,8 @@ class Hypervisor(Protocol):
     async def abort(self, uuid: str) -> None:
         """Abort the guest's running migration; harmless when none runs."""
 
-    async def set_bandwidth(self, uuid: str, bandwidth: int) -> None:
-        """Limit the running migration to so many bytes a second, 0 for no limit. Raises HypervisorFailed."""
-
-    async def set_max_pause(self, uuid: str, usec: int) -> None:
-        """Allow the running migration so long a pause. Raises HypervisorFailed."""
-
-    async def start_post_copy(self, uuid: str) -> None:
-        """Switch the running migration to post-copy. Raises HypervisorFailed."""
-
-    async def suspend(self, uuid: str) -> None:
-        """Stop the guest's CPUs; harmless if they stand still."""
-
-    async def resume(self, uuid: str) -> None:
-        """Let the guest's CPUs run; harmless if they do."""
-
-    async def process(self, uuid: str) -> Process | None:
-        """The guest's QEMU on this host; None if it has none."""
-
-    def held(self, identity: tuple[int, int]) -> Process | None:
-        """The process of that identity, from before a restart of this daemon; None if it has ended."""
-
-    async def dirty_rate(self, uuid: str, *, seconds: int) -> int:
-        """Bytes a second that the guest writes to, sampled over so many seconds (1 to 60): virDomainStartDirtyRateCalc.
-
-        It counts every page once, so the longer the window, the nearer `rate * seconds` comes to the working set.
-        """
-
-    async def definition(self, uuid: str) -> str:
-        """The persistent definition, with secrets, as it is to be defined elsewhere. Raises NoSuchGuest."""
-
-    async def define(self, xml: str, *, autostart: bool) -> None:
-        """Define a guest that is shut off."""
-
     async def set_autostart(self, uuid: str, *, on: bool) -> None:
         """Start the guest with the host, or not."""
 
     async def remove_remainder(self, uuid: str) -> None:
-        """Destroy and undefine what is left here of a guest that runs elsewhere, keeping its disks and NVRAM.
-
-        Raises HypervisorFailed and touches nothing if the guest's CPUs run here.
-        """
+        """Destroy and undefine what is left here of a guest that runs elsewhere, keeping its disks and NVRAM."""

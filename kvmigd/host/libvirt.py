@@ -7,7 +7,6 @@ requests of one connection at a time (`max_client_requests`, 5) and a migration 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -16,14 +15,13 @@ import libvirt
 import msgspec
 
 from kvmigd.errors import HypervisorFailed, NoSuchGuest
-from kvmigd.host import domains, libvirtmigration, qemuconf, qemuprocess, resources, stock
+from kvmigd.host import domains, qemuconf, resources, stock
 from kvmigd.host.capabilities import daemon_of
 from kvmigd.host.files import Files
 from kvmigd.host.hypervisor import ALL, GuestEvent, HypervisorFacts, Stream
 from kvmigd.host.libvirtconnection import QUERY_SECONDS, STREAM_KEEPALIVE, LibvirtConnection, said
 from kvmigd.host.libvirtjobs import GuestJobs
 from kvmigd.host.libvirtlines import close
-from kvmigd.host.qemuprocess import QemuProcess
 from kvmigd.model.guest import Guest, Whereabouts
 from kvmigd.model.host import CpuFact, NameFact
 from kvmigd.model.hypervisor import HypervisorState, NetworkFact
@@ -198,16 +196,25 @@ class LibvirtHypervisor:
 
     async def migrate(self, uuid: str, stream: Stream) -> None:
         """Migrate live and peer-to-peer; blocks a thread and a connection of its own until libvirt is done."""
+        flags = (
+            libvirt.VIR_MIGRATE_LIVE
+            | libvirt.VIR_MIGRATE_PEER2PEER
+            | libvirt.VIR_MIGRATE_PERSIST_DEST
+            | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+        )
+        parameters: dict[str, Any] = {libvirt.VIR_MIGRATE_PARAM_URI: stream.stream_uri}
+        if stream.tls:
+            flags |= libvirt.VIR_MIGRATE_TLS
+            if stream.tls_name:
+                parameters[libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION] = stream.tls_name
+        if stream.bandwidth:
+            parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = max(1, stream.bandwidth >> 20)  # libvirt counts in MiB/s
 
         def do() -> None:
             connection = libvirt.open(self._uri)
             try:
                 connection.setKeepAlive(*STREAM_KEEPALIVE)
-                domain = connection.lookupByUUIDString(uuid)
-                if stream.max_pause_usec:
-                    domain.migrateSetMaxDowntime(libvirtmigration.milliseconds(stream.max_pause_usec))
-                parameters, flags = libvirtmigration.parameters_of(stream), libvirtmigration.flags_of(stream)
-                domain.migrateToURI3(stream.libvirt_uri, parameters, flags)
+                connection.lookupByUUIDString(uuid).migrateToURI3(stream.libvirt_uri, parameters, flags)
             except libvirt.libvirtError as error:
                 if connection.isAlive():  # then even an error of a connection is about the other host's
                     text, number = said(error)
@@ -249,74 +256,6 @@ class LibvirtHypervisor:
                     raise
 
         await self._control_job(uuid, do, ABORT_SECONDS)
-
-    async def set_bandwidth(self, uuid: str, bandwidth: int) -> None:
-        """Limit the running migration to so many bytes a second."""
-        limit = libvirtmigration.mebibytes(bandwidth) if bandwidth else libvirtmigration.NO_LIMIT_MEBIBYTES
-        await self._tune(uuid, lambda domain: domain.migrateSetMaxSpeed(limit))
-
-    async def set_max_pause(self, uuid: str, usec: int) -> None:
-        """Allow the running migration so long a pause."""
-        await self._tune(uuid, lambda domain: domain.migrateSetMaxDowntime(libvirtmigration.milliseconds(usec)))
-
-    async def start_post_copy(self, uuid: str) -> None:
-        """Switch the running migration to post-copy."""
-        await self._tune(uuid, lambda domain: domain.migrateStartPostCopy())
-
-    async def _tune(self, uuid: str, action: Callable[[Any], int]) -> None:
-        if await self._control_job(uuid, action, QUERY_SECONDS) is None:
-            raise HypervisorFailed(f"The guest with UUID {uuid} is not on {self._host_name} any longer")
-
-    async def suspend(self, uuid: str) -> None:
-        """Stop the guest's CPUs. libvirt lets that through while it migrates the guest."""
-
-        def do(domain: Any) -> int:
-            return 0 if not domains.state_of(domain).is_executing else int(domain.suspend())
-
-        await self._tune(uuid, do)
-
-    async def resume(self, uuid: str) -> None:
-        """Let the guest's CPUs run."""
-
-        def do(domain: Any) -> int:
-            return 0 if domains.state_of(domain).is_executing else int(domain.resume())
-
-        await self._tune(uuid, do)
-
-    async def process(self, uuid: str) -> QemuProcess | None:
-        """The guest's QEMU on this host, by libvirt's pid file."""
-        name = await self._ask(lambda connection: domains.active_name(connection, uuid))
-        return None if name is None else qemuprocess.of_guest(name, uuid)
-
-    def held(self, identity: tuple[int, int]) -> QemuProcess | None:
-        """The process of that identity; None if it has ended."""
-        return qemuprocess.of_identity(identity)
-
-    async def dirty_rate(self, uuid: str, *, seconds: int) -> int:
-        """Bytes a second that the guest writes to. Raises HypervisorFailed where QEMU cannot say (before 5.2)."""
-        await self._tune(uuid, lambda domain: domain.startDirtyRateCalc(seconds, 0))
-        give_up = time.monotonic() + seconds + QUERY_SECONDS
-        await asyncio.sleep(seconds)
-        while True:
-            rate = await self._ask(lambda connection: domains.dirty_rate(connection, uuid))
-            if rate is not None:
-                return rate
-            if time.monotonic() > give_up:
-                raise HypervisorFailed(f"QEMU has not measured the dirty rate in {seconds + QUERY_SECONDS:.0f} s")
-            await asyncio.sleep(0.1)
-
-    async def definition(self, uuid: str) -> str:
-        """The persistent definition, with secrets."""
-        xml = await self._ask(lambda connection: domains.definition(connection, uuid))
-        if xml is None:
-            raise NoSuchGuest(
-                f"No guest with UUID {uuid} is defined on {self._host_name}.", hint="`virsh list --all --uuid`"
-            )
-        return xml
-
-    async def define(self, xml: str, *, autostart: bool) -> None:
-        """Define a guest that is shut off."""
-        await self._ask(lambda connection: domains.define(connection, xml, autostart=autostart))
 
     async def set_autostart(self, uuid: str, *, on: bool) -> None:
         """Start the guest with the host, or not."""

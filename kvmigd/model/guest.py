@@ -142,19 +142,6 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(disk for disk in self.disks if disk.is_local_path)
 
 
-class Copy(StrEnum):
-    """How much of a guest that is on its way a host has."""
-
-    NONE = "none"
-    HALF = "half"
-    """QEMU waits for more of it, or is about to go."""
-    WHOLE = "whole"
-    """All of it is there, and stands still."""
-    RUNNING = "running"
-    REST = "rest"
-    """It runs there, and its memory still comes (post-copy), or has stopped coming."""
-
-
 class Whereabouts(msgspec.Struct, frozen=True, kw_only=True):
     """What libvirt on one host says about a guest, asked now and never from memory."""
 
@@ -171,27 +158,6 @@ class Whereabouts(msgspec.Struct, frozen=True, kw_only=True):
     def is_executing(self) -> bool:
         """The guest's CPUs run on this host."""
         return self.known and self.state.is_executing
-
-    @property
-    def is_active(self) -> bool:
-        """A QEMU of the guest's exists on this host."""
-        return self.known and self.state.is_active
-
-    @property
-    def copy(self) -> Copy:
-        """What this host has of a guest that was on its way here.
-
-        libvirt takes a guest whose stream has ended and that shall not run yet (VIR_MIGRATE_PAUSED) for paused by the
-        user, after it has waited for QEMU to have read everything (qemuMigrationDstFinishActive).
-        """
-        if not self.is_active:
-            return Copy.NONE
-        if self.reason.startswith("post-copy"):
-            return Copy.REST
-        if self.state.is_executing:
-            return Copy.RUNNING
-        whole = self.state is GuestState.PAUSED and self.reason == "user" and self.job == "none"
-        return Copy.WHOLE if whole else Copy.HALF
 
     def describe(self) -> str:
         """One phrase for a message."""

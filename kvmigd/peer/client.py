@@ -26,16 +26,12 @@ from kvmigd.errors import (
 )
 from kvmigd.model.guest import Guest, Whereabouts
 from kvmigd.model.host import Examination
-from kvmigd.model.job import MigrateOptions
 from kvmigd.peer import proofwire, wire
 from kvmigd.peer.identity import Credentials, diagnose, own_problem, translate, unreachable
 
 CALL_SECONDS = 10.0
 EXAMINE_SECONDS = 12.0
 """Storage that hangs is given up after 5 s, and libvirt after 10."""
-ADMIT_SECONDS = 50.0
-"""Its hooks are run there."""
-WAKE_SECONDS = 30.0
 CLOSE_SECONDS = 0.5
 CLAIM_LIMIT = 256
 
@@ -200,25 +196,13 @@ class PeerClient:
             "/examine", wire.ExamineRequest(guests=tuple(guests)), shape=Examination, seconds=EXAMINE_SECONDS
         )
 
-    async def admit(
-        self,
-        job: str,
-        guest: Guest,
-        *,
-        memory: int,
-        handover: Literal["fenced", "direct"] = "fenced",
-        mode: Literal["live", "offline", "post-copy", "definition"] = "live",
-        options: MigrateOptions = MigrateOptions(),  # noqa: B008  # frozen
-    ) -> wire.Granted:
-        """Reserve memory (bytes) and a port, and have the peer get ready; raises AdmissionBusy and AdmissionRefused."""
-        request = wire.AdmissionRequest(
-            job=job, guest=guest, memory=memory, handover=handover, mode=mode, options=options
-        )
+    async def admit(self, job: str, guest: Guest, *, memory: int) -> wire.Granted:
+        """Reserve memory (bytes) and a port; raises AdmissionBusy and AdmissionRefused."""
+        request = wire.AdmissionRequest(job=job, guest=guest, memory=memory)
         answer: wire.AdmissionAnswer = await self._call(
             "/admission",
             request,
             shape=wire.AdmissionAnswer,  # type: ignore[arg-type]  # a union is no type to mypy
-            seconds=ADMIT_SECONDS,
         )
         match answer:
             case wire.Busy():
@@ -231,7 +215,7 @@ class PeerClient:
                 )
         if len(self._claims) >= CLAIM_LIMIT:
             self._claims.pop(next(iter(self._claims)))
-        self._claims[job] = wire.Claim(uuid=guest.uuid, guest=guest.name, memory=request.memory, port=answer.port)
+        self._claims[job] = wire.Claim(uuid=guest.uuid, guest=guest.name, memory=memory, port=answer.port)
         return answer
 
     async def renew(self, job: str) -> wire.Granted:
@@ -311,58 +295,19 @@ class PeerClient:
         """Where the guest stands on the peer; its libvirt is asked now."""
         return await self._call("/whereabouts", wire.WhereaboutsRequest(uuid=uuid), shape=Whereabouts)
 
-    async def _about(self, job: str, uuid: str, verb: str, *, seconds: float = 0.0) -> wire.Standing:
-        """Ask something about a guest on its way to the peer. One whose daemon was restarted takes the lease up again."""
-        request = wire.ArrivalRequest(uuid=uuid)
-
-        async def ask() -> wire.Standing:
-            return await self._call(f"/arrival/{job}/{verb}", request, shape=wire.Standing, seconds=seconds)
-
-        try:
-            return await ask()
-        except NoLease:
-            if job not in self._claims:
-                raise
-            await self.renew(job)
-            return await ask()
-
-    def claim(self, job: str, claim: wire.Claim) -> None:
-        """What the peer has granted for a job of an earlier run of this daemon."""
-        self._claims[job] = claim
-
-    async def landed(self, job: str, uuid: str) -> wire.Standing:
-        """Where the guest stands there, as soon as all of it has come, or after wire.LANDING_SECONDS."""
-        return await self._about(job, uuid, "landed", seconds=wire.LANDING_SECONDS + self._call_seconds)
-
-    async def standing(self, job: str, uuid: str) -> wire.Standing:
-        """Where the guest stands there now."""
-        return await self._about(job, uuid, "standing")
-
-    async def wake(self, job: str, uuid: str) -> wire.Standing:
-        """The guest's QEMU on this host is gone: let it run there."""
-        return await self._about(job, uuid, "wake", seconds=WAKE_SECONDS)
-
-    async def drop(self, job: str, uuid: str) -> wire.Standing:
-        """The guest goes on here: end what the peer has of it."""
-        return await self._about(job, uuid, "drop", seconds=WAKE_SECONDS)
-
-    async def departure(self, job: str, uuid: str) -> wire.Departed:
-        """What the peer knows of a guest that it has sent, or was sending, here."""
-        return await self._call("/departure", wire.DepartureRequest(job=job, uuid=uuid), shape=wire.Departed)
-
     async def settle(
-        self, job: str, uuid: str, *, outcome: Literal["arrived", "stayed"], autostart: bool, error: str = ""
+        self, job: str, uuid: str, *, outcome: Literal["arrived", "stayed"], autostart: bool
     ) -> wire.Settled:
         """End the job on the peer, and hear where the guest stands there."""
-        request = wire.SettleRequest(job=job, uuid=uuid, outcome=outcome, autostart=autostart, error=error)
+        request = wire.SettleRequest(job=job, uuid=uuid, outcome=outcome, autostart=autostart)
         try:
-            told = await self._call("/settle", request, shape=wire.Settled, seconds=WAKE_SECONDS)
+            told = await self._call("/settle", request, shape=wire.Settled)
         except NoLease:
             if job not in self._claims:
                 raise
             # The peer's daemon was restarted since the last renewal: it can take the lease up again and settle it.
             await self.renew(job)
-            told = await self._call("/settle", request, shape=wire.Settled, seconds=WAKE_SECONDS)
+            told = await self._call("/settle", request, shape=wire.Settled)
         self._claims.pop(job, None)
         return told
 

@@ -38,7 +38,6 @@ from kvmigd.peer.door import Door
 from kvmigd.peer.identity import Credentials, peer_of
 from kvmigd.peer.local import LocalHost
 from kvmigd.peer.news import Newsreader
-from kvmigd.peer.reception import Incoming, Reception
 from kvmigd.peer.watch import Broadcast
 
 log = structlog.get_logger(__name__)
@@ -63,7 +62,6 @@ class PeerServer:
         local: LocalHost,
         *,
         group: asyncio.TaskGroup,
-        incoming: Incoming,
         desk: AdmissionDesk | None = None,
         protocols: tuple[int, ...] = wire.PROTOCOLS,
     ) -> None:
@@ -80,8 +78,6 @@ class PeerServer:
         self._listeners: list[Callable[[], None]] = []
         self.bursts = Bursts()
         self._counterpart = Counterpart(lambda: self._config, local, self.desk, bursts=self.bursts, group=group)
-        self._incoming = incoming
-        self._reception = Reception(incoming, self.desk)
         news = Newsreader(lambda: local.facts, lambda: local.picture.state)
         self._broadcast = Broadcast(news, refresh=local.refresh)
         local.on_facts(self._broadcast.changed)
@@ -188,17 +184,16 @@ class PeerServer:
     def _application(self) -> web.Application:
         app = web.Application(client_max_size=wire.BODY_LIMIT, middlewares=[self._border])
         app.router.add_get("/version", self._answering(self._version))
-        app.router.add_get("/v4/watch", self._watch)
+        app.router.add_get("/v3/watch", self._watch)
         post = app.router.add_post
-        post("/v4/examine", self._answering(self._examine))
-        post("/v4/admission", self._answering(self._admit))
-        post("/v4/admission/{job}/renew", self._answering(self._renew))
-        app.router.add_delete("/v4/admission/{job}", self._answering(self._release))
+        post("/v3/examine", self._answering(self._examine))
+        post("/v3/admission", self._answering(self._admit))
+        post("/v3/admission/{job}/renew", self._answering(self._renew))
+        app.router.add_delete("/v3/admission/{job}", self._answering(self._release))
         for path, handler in self._counterpart.routes:
-            post(f"/v4{path}", self._answering(handler))
-        post("/v4/whereabouts", self._answering(self._whereabouts))
-        for path, handler in self._reception.routes:
-            post(f"/v4{path}", self._answering(handler))
+            post(f"/v3{path}", self._answering(handler))
+        post("/v3/whereabouts", self._answering(self._whereabouts))
+        post("/v3/settle", self._answering(self._settle))
         return app
 
     def _answering(self, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -269,29 +264,15 @@ class PeerServer:
 
     async def _admit(self, request: web.Request, peer: Peer) -> wire.Granted | wire.Busy | wire.Refused:
         message = await self._read(request, wire.AdmissionRequest)
-        answer: Reservation | wire.Busy | wire.Refused = self.desk.admit(
+        answer = self.desk.admit(
             message, peer=peer.name, not_accepting=self._local.accepting(), memory_free=self._local.memory_free()
         )
-        if isinstance(answer, Reservation):
-            answer = await self._expect(message, answer)
         fields = {"peer": peer.name, "guest": message.guest.name, "job": message.job}
         if isinstance(answer, Reservation):
             log.info("guest admitted", **fields, port=answer.port)
             return self._granted(request, answer)
         log.info("guest not admitted", **fields, reason=answer.reason)
         return answer
-
-    async def _expect(self, message: wire.AdmissionRequest, lease: Reservation) -> Reservation | wire.Refused:
-        """Get ready for a guest that was admitted; what cannot be made ready is admitted no longer."""
-        try:
-            refused = await self._incoming.expect(message, lease)
-        except BaseException:
-            self.desk.release(lease.job, peer=lease.peer)
-            raise
-        if refused is None:
-            return lease
-        self.desk.release(lease.job, peer=lease.peer)
-        return refused
 
     def _granted(self, request: web.Request, lease: Reservation) -> wire.Granted:
         return wire.Granted(
@@ -315,3 +296,14 @@ class PeerServer:
     async def _whereabouts(self, request: web.Request, _peer: Peer) -> Whereabouts:
         message = await self._read(request, wire.WhereaboutsRequest)
         return await self._local.whereabouts(message.uuid)
+
+    async def _settle(self, request: web.Request, peer: Peer) -> wire.Settled:
+        message = await self._read(request, wire.SettleRequest)
+        self.desk.check_settle(message.job, message.uuid, peer=peer.name)
+        statistics = None
+        if message.outcome == "arrived":
+            statistics = await self._local.settle_arrived(message.uuid, autostart=message.autostart)
+        # Only now: if libvirt failed, the peer asks again under the same lease.
+        self.desk.release(message.job, peer=peer.name)
+        where = await self._local.whereabouts(message.uuid)
+        return wire.Settled(**msgspec.structs.asdict(where), statistics=statistics)

@@ -11,9 +11,9 @@ from kvmigd.errors import InvalidArguments, KvmigdError, NotAuthorised, PeerFail
 from kvmigd.model.encoding import to_json
 from kvmigd.model.finding import Finding
 from kvmigd.model.guest import Guest, Whereabouts
-from kvmigd.model.job import MigrateOptions, Progress
+from kvmigd.model.job import Progress
 
-PROTOCOLS: tuple[int, ...] = (4,)
+PROTOCOLS: tuple[int, ...] = (3,)
 """Protocol versions that this kvmigd speaks; two daemons use the highest that both do."""
 
 BODY_LIMIT = 1 << 20
@@ -27,9 +27,6 @@ HEARTBEAT = b"\n"
 
 GUESTS_LIMIT = 64
 """Guests that are looked at for one request."""
-
-LANDING_SECONDS = 20.0
-"""So long a peer waits at most before it tells that a guest has not come yet."""
 
 JobId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Token = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
@@ -65,10 +62,6 @@ class AdmissionRequest(msgspec.Struct, frozen=True, kw_only=True):
     job: JobId
     guest: Guest
     memory: Bytes
-    handover: Literal["fenced", "direct"] = "fenced"
-    mode: Literal["live", "offline", "post-copy", "definition"] = "live"
-    options: MigrateOptions = MigrateOptions()
-    """As the migration was asked for; hooks are told of them."""
 
 
 class Granted(msgspec.Struct, frozen=True, kw_only=True, tag="granted", tag_field="answer"):
@@ -152,45 +145,13 @@ class WhereaboutsRequest(msgspec.Struct, frozen=True, kw_only=True):
     uuid: JobId
 
 
-class ArrivalRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """About a guest of an admitted job."""
-
-    uuid: JobId
-
-
-class Standing(Whereabouts, frozen=True, kw_only=True):
-    """Where a guest that is expected here stands. `expected` is false when nothing is known of the job any longer."""
-
-    expected: bool = True
-
-
-class DepartureRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What do you know of this job of yours, and where does its guest stand on your host?"""
-
-    job: JobId
-    uuid: JobId
-
-
-class Departed(msgspec.Struct, frozen=True, kw_only=True):
-    """The job is still open at the source and has come to that stage; or nothing is known of it (any longer)."""
-
-    open: bool
-    stage: str = ""
-    where: Whereabouts | None = None
-    """None while libvirt there does not answer."""
-
-
 class SettleRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """The job is over: the guest `arrived` at your host or `stayed` where it was; the lease ends.
-
-    `error` is told to the hooks.
-    """
+    """The job is over: the guest `arrived` at your host or `stayed` where it was; the lease ends."""
 
     job: JobId
     uuid: JobId
     outcome: Literal["arrived", "stayed"]
     autostart: bool
-    error: str = ""
 
 
 class Settled(Whereabouts, frozen=True, kw_only=True):

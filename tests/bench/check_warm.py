@@ -114,8 +114,7 @@ async def serve(folder: Path) -> None:
                 peer_lab.config(folder, name=name, pki=peer_lab.pki_below(folder / name), peers=(Peer(name="hosta"),)),
                 listen=Listen(address="127.0.0.1", port=FIRST_PORT + number),
             )
-            peer = MadeUpPeer(name, number)
-            await PeerServer(config, peer, group=group, incoming=peer_lab.MadeUpIncoming(peer)).__aenter__()
+            await PeerServer(config, MadeUpPeer(name, number), group=group).__aenter__()
         print("serving", flush=True)
 
 

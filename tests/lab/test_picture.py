@@ -380,7 +380,7 @@ import json, ssl, sys, urllib.request
 context = ssl.create_default_context(cafile="/etc/pki/CA/cacert.pem")
 context.load_cert_chain("/etc/pki/libvirt/clientcert.pem", "/etc/pki/libvirt/private/clientkey.pem")
 told = {}
-with urllib.request.urlopen("https://hosta:16515/v4/watch", context=context, timeout=30) as stream:
+with urllib.request.urlopen("https://hosta:16515/v3/watch", context=context, timeout=30) as stream:
     while not {"mounts", "links", "system", "hypervisor"} <= told.keys():
         told.update(json.loads(stream.readline() or b"{}"))
 print(json.dumps(told))

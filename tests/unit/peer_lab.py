@@ -261,43 +261,6 @@ class MadeUpHost:
         return self.free
 
 
-class MadeUpIncoming:
-    """Guests that are always here already."""
-
-    def __init__(self, local: MadeUpHost) -> None:
-        self._local = local
-        self.refusal: wire.Refused | None = None
-        self.asked: list[tuple[str, str]] = []
-
-    async def expect(self, request: wire.AdmissionRequest, lease: Reservation) -> wire.Refused | None:
-        return self.refusal
-
-    async def _answer(self, verb: str, job: str, uuid: str) -> wire.Standing:
-        self.asked.append((verb, job))
-        return wire.Standing(**msgspec.structs.asdict(await self._local.whereabouts(uuid)))
-
-    async def landed(self, job: str, uuid: str) -> wire.Standing:
-        return await self._answer("landed", job, uuid)
-
-    async def standing(self, job: str, uuid: str) -> wire.Standing:
-        return await self._answer("standing", job, uuid)
-
-    async def wake(self, job: str, uuid: str) -> wire.Standing:
-        return await self._answer("wake", job, uuid)
-
-    async def drop(self, job: str, uuid: str) -> wire.Standing:
-        return await self._answer("drop", job, uuid)
-
-    async def settle(
-        self, job: str, uuid: str, *, outcome: Literal["arrived", "stayed"], autostart: bool, error: str
-    ) -> Progress | None:
-        return await self._local.settle_arrived(uuid, autostart=autostart) if outcome == "arrived" else None
-
-    async def departure(self, job: str, uuid: str, *, peer: str) -> wire.Departed:
-        self.asked.append(("departure", job))
-        return wire.Departed(open=False)
-
-
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -316,7 +279,6 @@ async def serving(
     port: int = 0,
 ) -> AsyncIterator[PeerServer]:
     """hostb's server."""
-    host = local or MadeUpHost()
     made = config(
         root,
         pki=pki or installed(root / "b", "hostb"),
@@ -325,9 +287,7 @@ async def serving(
     )
     async with (
         asyncio.TaskGroup() as group,
-        PeerServer(
-            made, host, group=group, incoming=MadeUpIncoming(host), protocols=protocols, desk=desk
-        ) as server,
+        PeerServer(made, local or MadeUpHost(), group=group, protocols=protocols, desk=desk) as server,
     ):
         yield server
 

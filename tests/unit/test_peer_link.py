@@ -226,13 +226,13 @@ GARBAGE = {
 async def test_garbage(tmp_path: Path) -> None:
     async with meeting(tmp_path) as met:
         for name, body in GARBAGE.items():
-            status, error = await post(met, "/v4/admission", body)
+            status, error = await post(met, "/v3/admission", body)
             assert (name, status, error.code) == (name, 400, "invalid-arguments")
-        status, error = await post(met, "/v4/admission", b" " * (wire.BODY_LIMIT + 1))
+        status, error = await post(met, "/v3/admission", b" " * (wire.BODY_LIMIT + 1))
         assert (status, error.code) == (413, "invalid-arguments")
-        status, error = await post(met, f"/v4/admission/{'x' * 40}/renew", b"{}")
+        status, error = await post(met, f"/v3/admission/{'x' * 40}/renew", b"{}")
         assert (status, error.code) == (400, "invalid-arguments")
-        assert (await post(met, "/v4/nothing", b"{}"))[0] == 404
+        assert (await post(met, "/v3/nothing", b"{}"))[0] == 404
         assert (await post(met, "/", b"", method="GET"))[0] == 404
         assert (await post(met, "/version", b""))[0] == 405
         status, error = await post(met, "/v9/examine", b"{}")
@@ -245,7 +245,7 @@ async def test_garbage(tmp_path: Path) -> None:
 async def test_fields_of_a_later_version_are_ignored(tmp_path: Path) -> None:
     async with meeting(tmp_path) as met:
         body = {"guests": [{**msgspec.to_builtins(GUEST), "novelty": 1}], "novelty": [2]}
-        await post_ok(met, "/v4/examine", json.dumps(body).encode())
+        await post_ok(met, "/v3/examine", json.dumps(body).encode())
 
 
 async def post_ok(met: Meeting, path: str, body: bytes) -> None:
@@ -409,7 +409,7 @@ async def test_streams_of_one_peer_are_bounded(tmp_path: Path) -> None:
     async with meeting(tmp_path) as met:
         tls = ssl.create_default_context(cafile=str(met.pki.ca))
         tls.load_cert_chain(met.pki.client_certificate, met.pki.client_key)
-        url = f"https://127.0.0.1:{met.server.port}/v4/watch"
+        url = f"https://127.0.0.1:{met.server.port}/v3/watch"
         async with AsyncExitStack() as stack:
             session = await stack.enter_async_context(aiohttp.ClientSession())
             first = await stack.enter_async_context(session.get(url, ssl=tls, server_hostname="hostb"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmigd.errors import ConfigurationInvalid, StateNotKept
+from kvmigd.errors import ConfigurationInvalid, InternalError
 from kvmigd.store import Store
 from tests.unit.peer_lab import asynchronous
 
@@ -77,7 +77,7 @@ async def test_a_write_that_fails_is_told_and_not_believed(tmp_path: Path) -> No
         with sqlite3.connect(tmp_path / "state.db") as other:
             other.execute("DROP TABLE setting")
         other.close()
-        with pytest.raises(StateNotKept, match="maintenance cannot be kept: no such table"):
+        with pytest.raises(InternalError, match="maintenance cannot be kept: no such table"):
             await store.put("maintenance", "off")
         assert store.get("maintenance") == "on"
 
@@ -103,5 +103,5 @@ async def test_a_write_whose_task_has_ended_does_not_meet_a_closed_database(tmp_
 async def test_nothing_is_written_after_the_end(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
         pass
-    with pytest.raises(StateNotKept, match="cannot be kept: the daemon has ended"):
+    with pytest.raises(InternalError, match="cannot be kept: the daemon has ended"):
         await store.put("maintenance", "on")
