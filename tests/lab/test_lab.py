@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -340,30 +339,24 @@ def _mentions(name: str) -> list[str]:
     return found
 
 
-@pytest.fixture
-def held() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
 @pytest.mark.parametrize("way", ["down", "interrupted"])
-def test_nothing_is_left_behind(way: str, held: ExitStack) -> None:
+def test_nothing_is_left_behind(way: str) -> None:
     name = f"scratch-{os.getpid()}"
     own = {os.readlink(f"/proc/self/ns/{kind}") for kind in ("net", "mnt", "pid")}
     links = subprocess.run(["ip", "-brief", "link"], capture_output=True, text=True, check=True).stdout
-    try:
-        if way == "down":
-            Lab.up(name, hosts=1, bare=True)
-        else:
-            _interrupted_up(name)
-        # the holder, its hosts: everything that belongs to the lab has its cgroup
-        mine = _lab_namespaces(Places(name), held)
-        assert mine - own
-    finally:
-        down(name)
-    assert _mentions(name) == []
-    assert not (mine - own) & _namespaces()
-    held.close()
+    with ExitStack() as held:
+        try:
+            if way == "down":
+                Lab.up(name, hosts=1, bare=True)
+            else:
+                _interrupted_up(name)
+            # the holder, its hosts: everything that belongs to the lab has its cgroup
+            mine = _lab_namespaces(Places(name), held) - own
+            assert mine
+        finally:
+            down(name)
+        assert _mentions(name) == []
+        assert not mine & _namespaces()
     assert subprocess.run(["ip", "-brief", "link"], capture_output=True, text=True, check=True).stdout == links
     with pytest.raises(LabError, match="is not up"):
         Lab.attach(name)
@@ -387,8 +380,8 @@ def _lab_namespaces(places: Places, held: ExitStack) -> set[str]:
             if places.cgroup not in (process / "cgroup").read_text(encoding="utf-8"):
                 continue
             for kind in ("net", "mnt", "pid"):
-                held.enter_context((process / "ns" / kind).open("rb"))
-                found.add(os.readlink(process / "ns" / kind))
+                namespace = held.enter_context((process / "ns" / kind).open("rb"))
+                found.add(os.readlink(f"/proc/self/fd/{namespace.fileno()}"))
         except OSError:
             continue
     return found
