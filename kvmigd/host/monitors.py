@@ -78,9 +78,11 @@ class Monitors:
         """Read anew what these guests need and no event tells of, and publish it; as slow as libvirt is.
 
         Of huge pages inotify tells only what is written through this daemon's own mount of sysfs, and nothing of pages
-        that processes take or give back. libvirt has no events of network filters.
+        that processes take or give back. libvirt has no events of network filters, nor the kernel of iptables-legacy.
         """
         reads: list[Awaitable[None]] = []
+        if guests and self._firewall.has_untold:
+            reads.append(self._firewall.refresh())
         if any(guest.ram.hugepages for guest in guests):
             reads.append(self._system.look())
         if any(nic.filter for guest in guests for nic in guest.nics):

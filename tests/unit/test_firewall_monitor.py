@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from kvmigd.config import Config, Listen
 from kvmigd.errors import KvmigdError
 from kvmigd.host.files import Files
+from kvmigd.host.firewall import iptables, legacy
 from kvmigd.host.firewall import monitor as module
 from kvmigd.host.firewall.child import Children
 from kvmigd.host.firewall.dump import DumpFailed, Reader, Rules
@@ -58,12 +60,16 @@ class Nft(Reader):
         self.closed: set[int] = set()
         self.failure = ""
         self.runs = 0
+        self.goes_on = threading.Event()
+        self.goes_on.set()
 
     def read(self, questions: Sequence[Question], children: Children) -> Rules:
         self.runs += 1
         if self.failure:
             raise DumpFailed(self.failure)
-        return Rules(active=True, verdicts=tuple(self._verdict(question) for question in questions))
+        rules = Rules(active=True, verdicts=tuple(self._verdict(question) for question in questions))
+        self.goes_on.wait(10)
+        return rules
 
     def _verdict(self, question: Question) -> Verdict:
         closes = bool(self.closed & set(range(question.first, question.last + 1)))
@@ -135,6 +141,33 @@ def test_a_new_generation_is_read_once(tmp_path: Path) -> None:
             assert it.answer("control") is Answer.OPEN
             assert it.backend("nftables").generation == it.news.current
             assert it.nft.runs - runs <= 2
+
+    asyncio.run(run())
+
+
+def test_rules_are_not_read_again_for_what_does_not_change_them(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as it:
+            runs = it.nft.runs
+            it.monitor.apply(CONFIG)
+            await it.monitor.refresh()
+            await it.monitor.refresh()
+            assert it.nft.runs == runs
+            it.news.tell()
+            await it.monitor.refresh()
+            assert it.nft.runs == runs + 1
+
+    asyncio.run(run())
+
+
+def test_rules_of_an_unknown_generation_are_read_each_time(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as it:
+            it.news.current = 0  # the kernel has told more than could be heard
+            await it.monitor.refresh()
+            runs = it.nft.runs
+            await it.monitor.refresh()
+            assert it.nft.runs == runs + 1
 
     asyncio.run(run())
 
@@ -235,11 +268,39 @@ def test_firewalld_tells_how_long(
     asyncio.run(run())
 
 
-def test_a_refresh_reads_again(tmp_path: Path) -> None:
+def test_a_refresh_reads_what_nobody_tells_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules: dict[str, iptables.Rules] = {}
+    monkeypatch.setattr(legacy, "read", lambda *_, **__: legacy.Legacy(active=bool(rules), rules=dict(rules)))
+
     async def run() -> None:
         async with world(tmp_path) as it:
-            it.nft.closed = {16515}
+            assert not it.monitor.has_untold
+            (tmp_path / "proc/net").mkdir(parents=True)
+            (tmp_path / "proc/net/ip_tables_names").write_text("filter\n")
+            assert it.monitor.has_untold
+            assert it.answer("control") is Answer.OPEN
+            rules["iptables-legacy-save"] = iptables.parse(
+                "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p tcp -m tcp --dport 16515 -j DROP\nCOMMIT\n"
+            )
             await it.monitor.refresh()
+            assert it.answer("control") is Answer.CLOSED
+
+    asyncio.run(run())
+
+
+def test_a_refresh_during_a_read_waits_for_the_next(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as it:
+            runs = it.nft.runs
+            it.nft.goes_on.clear()
+            it.news.tell()
+            await it.until(lambda: it.nft.runs > runs)
+            it.nft.closed = {16515}
+            it.news.current += 1
+            refreshing = asyncio.ensure_future(it.monitor.refresh())
+            await asyncio.sleep(0)
+            it.nft.goes_on.set()
+            await refreshing
             assert it.answer("control") is Answer.CLOSED
 
     asyncio.run(run())

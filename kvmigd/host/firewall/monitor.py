@@ -13,7 +13,7 @@ import structlog
 
 from kvmigd.config import Config
 from kvmigd.host.files import Files
-from kvmigd.host.firewall import generation, legacy, ports
+from kvmigd.host.firewall import generation, iptables, legacy, ports
 from kvmigd.host.firewall.child import Children
 from kvmigd.host.firewall.dump import DumpFailed, Reader, Rules
 from kvmigd.host.firewall.firewalld import Bus, Firewalld
@@ -73,9 +73,11 @@ class FirewallMonitor:
         self._problem_since = 0
         self._active = False
         self._failed = False
+        self._dumped: tuple[int, list[Question], Rules] | None = None
         self._read_for: tuple[tuple[RouteFact, PortUse, Question], ...] = ()
         self._verdicts: tuple[Verdict, ...] = ()
-        self._reading: asyncio.Event = asyncio.Event()
+        self._next_read = asyncio.Event()
+        """Set when the read that begins next has been published."""
 
     def apply(self, config: Config) -> None:
         """Take a new configuration."""
@@ -83,12 +85,17 @@ class FirewallMonitor:
         self._ports_stale = True
         self._wake.set()
 
+    @property
+    def has_untold(self) -> bool:
+        """Rules are in use of which the kernel tells no changes: iptables-legacy's."""
+        return bool(iptables.tables(self._root))
+
     async def refresh(self) -> None:
-        """Read all rules again, also those of which the kernel tells no changes (iptables-legacy)."""
+        """Read again, and publish, the rules of which the kernel tells no changes, and what else has changed."""
+        published = self._next_read
         self._legacy_stale = True
         self._wake.set()
-        self._reading.clear()
-        await self._reading.wait()
+        await published.wait()
 
     async def run(self) -> None:
         """Keep it true, for ever."""
@@ -128,9 +135,10 @@ class FirewallMonitor:
         """Read, publish, wait. What comes while it reads makes it read once more."""
         while True:
             self._wake.clear()
+            published, self._next_read = self._next_read, asyncio.Event()
             await self._read()
             self._publish()
-            self._reading.set()
+            published.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RETRY_SECONDS if self._failed else None):
                     await self._wake.wait()
@@ -151,7 +159,7 @@ class FirewallMonitor:
             rules = Rules(active=False, verdicts=(Verdict(answer=Answer.OPEN),) * len(questions))
         elif not problem:
             try:
-                rules = await _with_children(lambda children: self._reader.read(questions, children))
+                rules = await self._dump(number, questions)
             except DumpFailed as error:
                 problem, self._failed = f"nftables' rules are not known: {error}", True
         if bool(problem) != bool(self._problem):
@@ -161,6 +169,16 @@ class FirewallMonitor:
         nftables = list(rules.verdicts) if not problem else unknown
         self._read_for = wanted
         self._verdicts = tuple(together(both) for both in zip(nftables, self._legacy_verdicts(questions), strict=True))
+
+    async def _dump(self, number: int, questions: list[Question]) -> Rules:
+        """What the rules of that generation say; read once, and never kept where the generation is not known (0)."""
+        if self._dumped is None or self._dumped[:2] != (number, questions):
+            self._dumped = None
+            rules = await _with_children(lambda children: self._reader.read(questions, children))
+            if not number:
+                return rules
+            self._dumped = (number, questions, rules)
+        return self._dumped[2]
 
     def _legacy_verdicts(self, questions: Sequence[Question]) -> list[Verdict]:
         if self._legacy.problem:
